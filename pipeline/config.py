@@ -1,0 +1,264 @@
+"""Configurations: frozen dataclass trees to JSON and back, one value replaced by its dotted path.
+
+Every field is written out, defaults included. A value whose class is not the one its field declares carries its class
+path under "is"; reading it back requires a subclass of the field's type from a module of this project or one already
+imported, so that a hostile file can neither import nor build anything else. Scalars are validated by pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import functools
+import importlib
+import inspect
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from .identity import class_path
+
+T = TypeVar("T")
+OURS = ("pipeline", "stages")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be: one sentence naming the path and what to write instead."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: `; did you mean 'lr'?` or the names there are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; there are {', '.join(known)}" if known else "; there is nothing below it"
+
+
+def to_json(value: Any, declared: Any = None) -> Any:
+    """The whole tree as JSON values, every field written out."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if hasattr(value, "__config__"):
+        return value.__config__()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        tree = {} if type(value) is _plain(declared) else {"is": class_path(type(value))}
+        hints = _hints(type(value))
+        for field in dataclasses.fields(value):
+            tree[field.name] = to_json(getattr(value, field.name), hints[field.name])
+        return tree
+    if isinstance(value, tuple | list):
+        items = _item_hints(declared, len(value))
+        return [to_json(item, hint) for item, hint in zip(value, items, strict=True)]
+    if isinstance(value, Mapping):
+        inner = typing.get_args(declared)[1] if len(typing.get_args(declared)) == 2 else None
+        return {key: to_json(item, inner) for key, item in value.items()}
+    return value
+
+
+def from_json(declared: Any, data: Any, where: str = "") -> Any:
+    """Read `data` (JSON values) as a value of type `declared`.
+
+    Raises:
+        ConfigError: unknown or missing fields (with the nearest name), wrong types, values out of range.
+    """
+    declared = _without_annotated(declared)
+    options = typing.get_args(declared) if _is_union(declared) else (declared,)
+    if data is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if isinstance(data, Mapping):
+        for option in options:
+            if _is_class(option) and (dataclasses.is_dataclass(option) or inspect.isabstract(option) or "is" in data):
+                return _dataclass_from_json(option, data, where)
+    for option in options:
+        if typing.get_origin(option) is tuple and isinstance(data, list | tuple):
+            return _tuple_from_json(option, data, where)
+        if typing.get_origin(option) in (dict, Mapping) and isinstance(data, Mapping):
+            inner = typing.get_args(option)[1]
+            return {str(key): from_json(inner, item, _join(where, str(key))) for key, item in data.items()}
+        if _is_class(option) and dataclasses.is_dataclass(option) and isinstance(data, option):
+            return data
+    return _leaf_from_json(declared, data, where)
+
+
+def replace(tree: T, path: str, value: Any) -> T:
+    """A copy of `tree` with the one value at `path` (fields and tuple positions, dotted) replaced.
+
+    `value` is a JSON value and is checked against the type that the field declares.
+
+    Raises:
+        ConfigError: the path does not exist (with the nearest name), or the value does not fit.
+    """
+    return _replaced(tree, path.split("."), value, path, None)
+
+
+def leaves(form: Any, prefix: str = "") -> dict[str, Any]:
+    """A JSON tree as {dotted path: scalar}, in order; empty containers are leaves too."""
+    if isinstance(form, Mapping) and form:
+        pairs = form.items()
+    elif isinstance(form, list) and form:
+        pairs = ((str(i), item) for i, item in enumerate(form))
+    else:
+        return {prefix: form}
+    flat: dict[str, Any] = {}
+    for name, item in pairs:
+        flat.update(leaves(item, _join(prefix, name)))
+    return flat
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(path, old, new) wherever two JSON trees differ; a side that has no such path shows None."""
+    before, after = leaves(old), leaves(new)
+    paths = list(before) + [path for path in after if path not in before]
+    absent = object()
+    return [(p, before.get(p), after.get(p)) for p in paths if before.get(p, absent) != after.get(p, absent)]
+
+
+def find_class(path: Any, parent: type, where: str) -> type:
+    """The dataclass at a dotted path, required to be a subclass of `parent`."""
+    if not isinstance(path, str):
+        raise ConfigError(f"{where}.is must be the dotted path of a class, not {path!r}")
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:cut])
+        found = sys.modules.get(module) or (_import_ours(module) if parts[0] in OURS else None)
+        if found is None:
+            continue
+        value: Any = found
+        for name in parts[cut:]:
+            value = getattr(value, name, None)
+        if isinstance(value, type) and dataclasses.is_dataclass(value) and issubclass(value, parent):
+            return value
+        break
+    raise ConfigError(f"{where or 'the configuration'} names {path}, which is no {class_path(parent)} known here")
+
+
+def _import_ours(module: str) -> types.ModuleType | None:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            return None
+        raise
+
+
+def _dataclass_from_json(declared: type, data: Mapping[str, Any], where: str) -> Any:
+    cls = find_class(data["is"], declared, where) if "is" in data else declared
+    if not dataclasses.is_dataclass(cls) or inspect.isabstract(cls):
+        raise ConfigError(f"{where or 'the configuration'} must say which {cls.__name__} it is, under 'is'")
+    hints = _hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in data:
+        if name not in fields and name != "is":
+            raise ConfigError(f"there is no '{_join(where, name)}'{nearest(name, fields)}")
+    values = {name: from_json(hints[name], data[name], _join(where, name)) for name in fields if name in data}
+    missing = [name for name, field in fields.items() if name not in values and _required(field)]
+    if missing:
+        raise ConfigError(f"'{_join(where, missing[0])}' is missing: give it a value")
+    return _build(cls, values, where)
+
+
+def _build(cls: type, values: dict[str, Any], where: str) -> Any:
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where + ': ' if where else ''}{error}") from error
+
+
+def _tuple_from_json(declared: Any, data: Any, where: str) -> tuple:
+    hints = _item_hints(declared, len(data))
+    if len(hints) != len(data):
+        raise ConfigError(f"'{where}' needs {len(hints)} values, not {len(data)}")
+    return tuple(from_json(hint, item, _join(where, str(i))) for i, (hint, item) in enumerate(zip(hints, data)))
+
+
+def _leaf_from_json(declared: Any, data: Any, where: str) -> Any:
+    import pydantic
+
+    wanted = declared if isinstance(declared, type) else str(declared).replace("typing.", "")
+    name = wanted.__name__ if isinstance(wanted, type) else wanted
+    if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
+        if isinstance(data, str) and data in wanted.__members__:
+            return wanted[data]
+        raise ConfigError(f"'{where}' is {data!r}{nearest(str(data), wanted.__members__)}")
+    if isinstance(data, bool) and declared in (int, float):
+        raise ConfigError(f"'{where}' must be of type {name}, not {data!r}")
+    try:
+        return pydantic.TypeAdapter(declared, config={"arbitrary_types_allowed": True}).validate_python(data)
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ConfigError(f"'{where}' must be of type {name}, not {data!r} ({reason})") from error
+
+
+def _replaced(tree: Any, path: list[str], value: Any, whole: str, declared: Any) -> Any:
+    if not path:
+        return from_json(declared, value, whole)
+    name, rest = path[0], path[1:]
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        names = [field.name for field in dataclasses.fields(tree)]
+        if name not in names:
+            raise ConfigError(f"there is no '{whole}'{nearest(name, names)}")
+        inner = _replaced(getattr(tree, name), rest, value, whole, _hints(type(tree))[name])
+        return _build(type(tree), {n: inner if n == name else getattr(tree, n) for n in names}, whole)
+    if isinstance(tree, tuple):
+        if not name.isdigit() or int(name) >= len(tree):
+            raise ConfigError(f"there is no '{whole}': '{name}' must be a position from 0 to {len(tree) - 1}")
+        hints = _item_hints(declared, len(tree))
+        return tuple(
+            _replaced(item, rest, value, whole, hints[i]) if i == int(name) else item for i, item in enumerate(tree)
+        )
+    if isinstance(tree, Mapping):
+        inner = _replaced(tree.get(name), rest, value, whole, (typing.get_args(declared) or (str, Any))[1])
+        return {**tree, name: inner}
+    raise ConfigError(f"there is no '{whole}': {tree!r} has nothing below it")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _item_hints(declared: Any, length: int) -> list[Any]:
+    for option in typing.get_args(declared) if _is_union(declared) else (declared,):
+        arguments = typing.get_args(option)
+        if typing.get_origin(option) is tuple:
+            return [arguments[0]] * length if arguments[1:] == (Ellipsis,) else list(arguments)
+    return [Any] * length
+
+
+def _plain(declared: Any) -> Any:
+    options = typing.get_args(declared) if _is_union(declared) else (declared,)
+    options = [option for option in options if option is not type(None)]
+    return options[0] if len(options) == 1 else None
+
+
+def _without_annotated(declared: Any) -> Any:
+    return typing.get_args(declared)[0] if typing.get_origin(declared) is typing.Annotated else declared
+
+
+def _is_union(declared: Any) -> bool:
+    return typing.get_origin(declared) in (typing.Union, types.UnionType)
+
+
+def _is_class(option: Any) -> bool:
+    return isinstance(option, type) and typing.get_origin(option) is None
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def dumps(value: Any) -> str:
+    """A configuration as indented JSON text."""
+    return json.dumps(to_json(value), indent=2, ensure_ascii=False)

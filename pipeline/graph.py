@@ -1,0 +1,262 @@
+"""Steps, what they need, what is missing, and running it; knows no Ray.
+
+A *stage* is a frozen dataclass whose fields say what and whose `run` says how. A *step* is a stage among its inputs:
+the fields that are themselves steps are its needs. A step's fingerprint covers its stage and, through them, everything
+upstream. `plan` says what is missing and why; `run` makes it, independent steps side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from . import config
+from .identity import canonical, fingerprint
+from .place import Place
+from .store import Artifact, Store
+
+
+class Tracker(Protocol):
+    """Where a running step reports to; never part of what the step is."""
+
+    def metrics(self, values: Mapping[str, float], at: int) -> None:
+        """Scalars at `at` images seen (or rows done)."""
+        ...
+
+    def picture(self, name: str, png: bytes) -> None:
+        """A picture for people."""
+        ...
+
+    def card(self, name: str, content: Mapping[str, Any]) -> None:
+        """A JSON document, e.g. how a number was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where and how wide a step runs: `workers` processes of `cpus` cores and `gpus` devices each. No identity."""
+
+    workers: int = 1
+    cpus: float = 1
+    gpus: float = 0
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """(cores, devices) that all workers take together."""
+        return self.workers * self.cpus, self.workers * self.gpus
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a running stage is handed: none of it bears identity."""
+
+    out: Place
+    store: Store
+    scale: Scale
+    tracker: Tracker
+
+    def open(self, need: Step) -> Artifact:
+        """The artifact of one of the stage's needs."""
+        return self.store.artifact(need.address)
+
+
+class Stage(ABC):
+    """A verb: its fields say what is made, `run` makes it. Bump `version` when `run` changes what it makes."""
+
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def run(self, at: Context) -> None:
+        """Write the artifact's files to `at.out`. May be killed at any point and called again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A stage among its inputs. `label` is for people, `scale` for the cluster; neither bears identity."""
+
+    stage: Stage
+    label: str = ""
+    scale: Scale = Scale()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """20 hexadecimal digits that only this stage with these inputs has."""
+        return fingerprint(self.stage)
+
+    @property
+    def address(self) -> str:
+        """`<stage>/<fingerprint>`: where its artifact lies in a store."""
+        return f"{type(self.stage).__name__.lower()}/{self.fingerprint}"
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The stage's whole tree as JSON values; needs appear as their addresses."""
+        return config.to_json(self.stage)
+
+    @functools.cached_property
+    def needs(self) -> dict[str, Step]:
+        """The steps among the stage's fields, by dotted path."""
+        return dict(_steps(self.stage, ""))
+
+    def __config__(self) -> dict[str, str]:
+        return {"step": self.address}
+
+
+def step(stage: Stage, label: str = "", scale: Scale | None = None) -> Step:
+    """Put a stage into a graph. Raises: TypeError: a field has no canonical form."""
+    canonical(stage, type(stage).__name__)
+    return Step(stage, label or type(stage).__name__.lower(), scale or Scale())
+
+
+def walk(target: Step) -> list[Step]:
+    """The target and everything it needs, each address once, needs first."""
+    seen: dict[str, Step] = {}
+
+    def visit(node: Step) -> None:
+        if node.address not in seen:
+            for need in node.needs.values():
+                visit(need)
+            seen[node.address] = node
+
+    visit(target)
+    return list(seen.values())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of a plan: a step, whether it is done, and if not, why it must run."""
+
+    step: Step
+    cached: bool
+    why: str
+
+
+def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
+    """What a run would do, needs first. `recipe` is whose labels say what a step was the last time."""
+    refs = store.refs()
+    lines = []
+    for node in walk(target):
+        cached = store.has(node)
+        why = "cached" if cached else _why(node, store, refs.get(f"{recipe}/{node.label}"))
+        lines.append(Planned(node, cached, why))
+    return lines
+
+
+def _why(node: Step, store: Store, last: str | None) -> str:
+    manifest = store.manifest(last) if last and last != node.address else None
+    if manifest is None:
+        return "never made"
+    moved = config.differences(manifest["config"], node.config)
+    shown = [f"{path}: {_brief(old)} → {_brief(new)}" for path, old, new in moved[:4]]
+    more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
+    return "changed " + ", ".join(shown) + more if moved else "a new version of the stage"
+
+
+def _brief(value: Any) -> str:
+    return "nothing" if value is None else str(value)[:60]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a step: `what` is start, done, cached or failed."""
+
+    step: Step
+    what: str
+    seconds: float = 0.0
+
+
+class StepFailed(RuntimeError):
+    """A step that raised; the cause is chained."""
+
+    def __init__(self, failed: Step, cause: BaseException):
+        super().__init__(f"{failed.label} failed: {cause}")
+        self.step = failed
+
+
+def run(
+    target: Step,
+    store: Store,
+    tracker: Callable[[Step], Any],
+    capacity: tuple[float, float] = (1, 0),
+    listen: Callable[[Event], None] = lambda event: None,
+) -> dict[str, int]:
+    """Make what is missing; steps that do not need one another run side by side while `capacity` lasts.
+
+    Args:
+        target: the step wanted.
+        store: where artifacts are and go.
+        tracker: a context manager for a step, giving its `Tracker`.
+        capacity: (cores, devices) of the cluster.
+        listen: called from this thread with each `Event`.
+
+    Returns:
+        {"run": n, "cached": m}.
+
+    Raises:
+        StepFailed: a step raised; the steps running beside it were let finish, and are kept.
+        ValueError: a step wants more than the capacity.
+    """
+    nodes = walk(target)
+    missing = {node.address: node for node in nodes if not store.has(node)}
+    for node in missing.values():
+        if any(want > have for want, have in zip(node.scale.total, capacity, strict=True)):
+            raise ValueError(
+                f"{node.label} wants {node.scale.total[0]:g} CPUs and {node.scale.total[1]:g} GPUs but there are "
+                f"{capacity[0]:g} and {capacity[1]:g}: lower its workers or join a larger cluster with RAY_ADDRESS"
+            )
+    for node in nodes:
+        if node.address not in missing:
+            listen(Event(node, "cached"))
+    results: queue.Queue[tuple[Step, BaseException | None, float]] = queue.Queue()
+    waiting, running, failure = dict(missing), dict[str, Step](), None
+    while waiting or running:
+        for node in list(_ready(waiting, running, capacity)) if failure is None else []:
+            running[node.address] = waiting.pop(node.address)
+            listen(Event(node, "start"))
+            threading.Thread(target=_attempt, args=(node, store, tracker, results), daemon=True).start()
+        if not running:
+            break
+        node, error, seconds = results.get()
+        del running[node.address]
+        listen(Event(node, "failed" if error else "done", seconds))
+        failure = failure or (error and (node, error))
+    if failure:
+        raise StepFailed(*failure) from failure[1]
+    return {"run": len(missing), "cached": len(nodes) - len(missing)}
+
+
+def _ready(waiting: dict[str, Step], running: dict[str, Step], capacity: tuple[float, float]) -> Iterator[Step]:
+    free = [have - sum(n.scale.total[i] for n in running.values()) for i, have in enumerate(capacity)]
+    for node in list(waiting.values()):
+        blocked = any(need.address in waiting or need.address in running for need in node.needs.values())
+        if not blocked and all(want <= left for want, left in zip(node.scale.total, free, strict=True)):
+            free = [left - want for want, left in zip(node.scale.total, free, strict=True)]
+            yield node
+
+
+def _attempt(node: Step, store: Store, tracker: Callable[[Step], Any], results: queue.Queue) -> None:
+    start, error = time.monotonic(), None
+    try:
+        with tracker(node) as reporting, store.writing(node) as out:
+            node.stage.run(Context(out, store, node.scale, reporting))
+    except BaseException as raised:
+        error = raised
+    results.put((node, error, time.monotonic() - start))
+
+
+def _steps(value: Any, path: str) -> Iterator[tuple[str, Step]]:
+    if isinstance(value, Step):
+        yield path, value
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _steps(item, f"{path}.{i}" if path else str(i))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _steps(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
