@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import json
+import reprlib
 import sys
 import types
 import typing
@@ -24,6 +25,10 @@ from .identity import class_path
 
 T = TypeVar("T")
 OURS = ("pipeline", "stages")
+DEEPEST = 100
+LONGEST_CLASS_PATH = 200
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
 
 
 class ConfigError(ValueError):
@@ -33,7 +38,7 @@ class ConfigError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: `; did you mean 'lr'?` or the names there are."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:80], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; there are {', '.join(known)}" if known else "; there is nothing below it"
@@ -43,7 +48,7 @@ def to_json(value: Any, declared: Any = None) -> Any:
     """The whole tree as JSON values, every field written out."""
     if isinstance(value, enum.Enum):
         return value.name
-    if hasattr(value, "__config__"):
+    if hasattr(value, "__config__") and not isinstance(value, type):
         return value.__config__()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tree = {} if type(value) is _plain(declared) else {"is": class_path(type(value))}
@@ -55,8 +60,7 @@ def to_json(value: Any, declared: Any = None) -> Any:
         items = _item_hints(declared, len(value))
         return [to_json(item, hint) for item, hint in zip(value, items, strict=True)]
     if isinstance(value, Mapping):
-        inner = typing.get_args(declared)[1] if len(typing.get_args(declared)) == 2 else None
-        return {key: to_json(item, inner) for key, item in value.items()}
+        return {key: to_json(item, _value_hint(declared)) for key, item in value.items()}
     return value
 
 
@@ -66,23 +70,24 @@ def from_json(declared: Any, data: Any, where: str = "") -> Any:
     Raises:
         ConfigError: unknown or missing fields (with the nearest name), wrong types, values out of range.
     """
-    declared = _without_annotated(declared)
-    options = typing.get_args(declared) if _is_union(declared) else (declared,)
-    if data is None and type(None) in options:
+    if where.count(".") >= DEEPEST:
+        raise ConfigError(f"{_named(where)} lies deeper than {DEEPEST} levels: flatten the configuration")
+    options = _options(declared)
+    if data is None and (declared is type(None) or type(None) in typing.get_args(declared)):
         return None
-    options = tuple(option for option in options if option is not type(None))
+    classes = tuple(option for option in options if _is_ours(option))
+    if classes and isinstance(data, classes):
+        return data
     if isinstance(data, Mapping):
-        for option in options:
-            if _is_class(option) and (dataclasses.is_dataclass(option) or inspect.isabstract(option) or "is" in data):
-                return _dataclass_from_json(option, data, where)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(data, list | tuple):
-            return _tuple_from_json(option, data, where)
-        if typing.get_origin(option) in (dict, Mapping) and isinstance(data, Mapping):
-            inner = typing.get_args(option)[1]
-            return {str(key): from_json(inner, item, _join(where, str(key))) for key, item in data.items()}
-        if _is_class(option) and dataclasses.is_dataclass(option) and isinstance(data, option):
-            return data
+        parents = tuple(option for option in options if _is_class(option)) if "is" in data else classes
+        if parents:
+            return _dataclass_from_json(parents, data, where)
+    kinds = {typing.get_origin(option) for option in options}
+    if tuple in kinds and isinstance(data, list | tuple):
+        return _tuple_from_json(declared, data, where)
+    if kinds & {dict, Mapping} and isinstance(data, Mapping):
+        inner = _value_hint(declared)
+        return {str(key): from_json(inner, item, _join(where, str(key))) for key, item in data.items()}
     return _leaf_from_json(declared, data, where)
 
 
@@ -119,10 +124,10 @@ def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [(p, before.get(p), after.get(p)) for p in paths if before.get(p, absent) != after.get(p, absent)]
 
 
-def find_class(path: Any, parent: type, where: str) -> type:
-    """The dataclass at a dotted path, required to be a subclass of `parent`."""
-    if not isinstance(path, str):
-        raise ConfigError(f"{where}.is must be the dotted path of a class, not {path!r}")
+def find_class(path: Any, parent: type | tuple[type, ...], where: str) -> type:
+    """The dataclass at a dotted path, required to be a subclass of `parent` (or of one of several)."""
+    if not isinstance(path, str) or len(path) > LONGEST_CLASS_PATH:
+        raise ConfigError(f"'{_join(where, 'is')}' must be the dotted path of a class, not {_short.repr(path)}")
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:cut])
@@ -131,11 +136,12 @@ def find_class(path: Any, parent: type, where: str) -> type:
             continue
         value: Any = found
         for name in parts[cut:]:
-            value = getattr(value, name, None)
+            value = getattr(value, "__dict__", {}).get(name)  # getattr could run a lazy import
         if isinstance(value, type) and dataclasses.is_dataclass(value) and issubclass(value, parent):
             return value
         break
-    raise ConfigError(f"{where or 'the configuration'} names {path}, which is no {class_path(parent)} known here")
+    wanted = " or ".join(class_path(cls) for cls in (parent if isinstance(parent, tuple) else (parent,)))
+    raise ConfigError(f"{_named(where)} names {path}, which is no {wanted} known here")
 
 
 def _import_ours(module: str) -> types.ModuleType | None:
@@ -147,19 +153,19 @@ def _import_ours(module: str) -> types.ModuleType | None:
         raise
 
 
-def _dataclass_from_json(declared: type, data: Mapping[str, Any], where: str) -> Any:
-    cls = find_class(data["is"], declared, where) if "is" in data else declared
+def _dataclass_from_json(parents: tuple[type, ...], data: Mapping[str, Any], where: str) -> Any:
+    cls = find_class(data["is"], parents, where) if "is" in data else parents[0]
     if not dataclasses.is_dataclass(cls) or inspect.isabstract(cls):
-        raise ConfigError(f"{where or 'the configuration'} must say which {cls.__name__} it is, under 'is'")
+        raise ConfigError(f"{_named(where)} must say which {cls.__name__} it is, under 'is'")
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in data:
         if name not in fields and name != "is":
-            raise ConfigError(f"there is no '{_join(where, name)}'{nearest(name, fields)}")
+            raise ConfigError(f"there is no {_named(_join(where, str(name)))}{nearest(name, fields)}")
     values = {name: from_json(hints[name], data[name], _join(where, name)) for name in fields if name in data}
     missing = [name for name, field in fields.items() if name not in values and _required(field)]
     if missing:
-        raise ConfigError(f"'{_join(where, missing[0])}' is missing: give it a value")
+        raise ConfigError(f"{_named(_join(where, missing[0]))} is missing: give it a value")
     return _build(cls, values, where)
 
 
@@ -168,33 +174,43 @@ def _build(cls: type, values: dict[str, Any], where: str) -> Any:
         return cls(**values)
     except ConfigError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(f"{where + ': ' if where else ''}{error}") from error
 
 
 def _tuple_from_json(declared: Any, data: Any, where: str) -> tuple:
     hints = _item_hints(declared, len(data))
     if len(hints) != len(data):
-        raise ConfigError(f"'{where}' needs {len(hints)} values, not {len(data)}")
+        raise ConfigError(f"{_named(where)} needs {len(hints)} values, not {len(data)}")
     return tuple(from_json(hint, item, _join(where, str(i))) for i, (hint, item) in enumerate(zip(hints, data)))
 
 
 def _leaf_from_json(declared: Any, data: Any, where: str) -> Any:
     import pydantic
 
-    wanted = declared if isinstance(declared, type) else str(declared).replace("typing.", "")
-    name = wanted.__name__ if isinstance(wanted, type) else wanted
-    if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
-        if isinstance(data, str) and data in wanted.__members__:
-            return wanted[data]
-        raise ConfigError(f"'{where}' is {data!r}{nearest(str(data), wanted.__members__)}")
-    if isinstance(data, bool) and declared in (int, float):
-        raise ConfigError(f"'{where}' must be of type {name}, not {data!r}")
-    try:
-        return pydantic.TypeAdapter(declared, config={"arbitrary_types_allowed": True}).validate_python(data)
-    except pydantic.ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ConfigError(f"'{where}' must be of type {name}, not {data!r} ({reason})") from error
+    options = _options(declared)
+    enums = [option for option in options if _is_class(option) and issubclass(option, enum.Enum)]
+    for option in enums:
+        if isinstance(data, str) and data in option.__members__:
+            return option[data]
+    scalars = tuple(o for o in options if not _is_ours(o) and typing.get_origin(o) not in (tuple, dict, Mapping))
+    disguised = isinstance(data, bool) and bool not in scalars and not {int, float}.isdisjoint(scalars)
+    reason = nearest(str(data), enums[0].__members__) if enums and not scalars else ""
+    if scalars and not disguised:
+        try:
+            return _adapter(scalars).validate_python(data)
+        except pydantic.ValidationError as error:
+            reason = f" ({error.errors()[0]['msg']})"
+    name = declared.__name__ if _is_class(declared) else str(declared).replace("typing.", "")
+    raise ConfigError(f"{_named(where)} must be of type {name}, not {_short.repr(data)}{reason}")
+
+
+@functools.cache
+def _adapter(scalars: tuple[Any, ...]) -> Any:
+    import pydantic
+
+    settings = pydantic.ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return pydantic.TypeAdapter(typing.Union[scalars], config=settings)  # noqa: UP007 -- from a tuple
 
 
 def _replaced(tree: Any, path: list[str], value: Any, whole: str, declared: Any) -> Any:
@@ -204,20 +220,20 @@ def _replaced(tree: Any, path: list[str], value: Any, whole: str, declared: Any)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = [field.name for field in dataclasses.fields(tree)]
         if name not in names:
-            raise ConfigError(f"there is no '{whole}'{nearest(name, names)}")
+            raise ConfigError(f"there is no {_short.repr(whole)}{nearest(name, names)}")
         inner = _replaced(getattr(tree, name), rest, value, whole, _hints(type(tree))[name])
         return _build(type(tree), {n: inner if n == name else getattr(tree, n) for n in names}, whole)
     if isinstance(tree, tuple):
-        if not name.isdigit() or int(name) >= len(tree):
-            raise ConfigError(f"there is no '{whole}': '{name}' must be a position from 0 to {len(tree) - 1}")
+        if name not in map(str, range(len(tree))):
+            raise ConfigError(f"there is no {_short.repr(whole)}: it has {len(tree)} positions, counted from 0")
         hints = _item_hints(declared, len(tree))
         return tuple(
             _replaced(item, rest, value, whole, hints[i]) if i == int(name) else item for i, item in enumerate(tree)
         )
     if isinstance(tree, Mapping):
-        inner = _replaced(tree.get(name), rest, value, whole, (typing.get_args(declared) or (str, Any))[1])
+        inner = _replaced(tree.get(name), rest, value, whole, _value_hint(declared))
         return {**tree, name: inner}
-    raise ConfigError(f"there is no '{whole}': {tree!r} has nothing below it")
+    raise ConfigError(f"there is no {_short.repr(whole)}: {_short.repr(tree)} has nothing below it")
 
 
 @functools.cache
@@ -226,33 +242,45 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _item_hints(declared: Any, length: int) -> list[Any]:
-    for option in typing.get_args(declared) if _is_union(declared) else (declared,):
-        arguments = typing.get_args(option)
-        if typing.get_origin(option) is tuple:
-            return [arguments[0]] * length if arguments[1:] == (Ellipsis,) else list(arguments)
-    return [Any] * length
+    """What each of `length` items is declared as; of several tuple types the first of that length."""
+    kinds = [typing.get_args(option) for option in _options(declared) if typing.get_origin(option) is tuple]
+    hints = [[kind[0]] * length if kind[1:] == (Ellipsis,) else list(kind) for kind in kinds]
+    return next((hint for hint in hints if len(hint) == length), hints[0] if hints else [Any] * length)
+
+
+def _value_hint(declared: Any) -> Any:
+    kinds = (option for option in _options(declared) if typing.get_origin(option) in (dict, Mapping))
+    return next((typing.get_args(option)[1] for option in kinds), Any)
+
+
+def _options(declared: Any) -> tuple[Any, ...]:
+    """The members of a union other than None, or the one type declared."""
+    union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    return tuple(o for o in typing.get_args(declared) if o is not type(None)) if union else (declared,)
 
 
 def _plain(declared: Any) -> Any:
-    options = typing.get_args(declared) if _is_union(declared) else (declared,)
-    options = [option for option in options if option is not type(None)]
+    options = _options(declared)
     return options[0] if len(options) == 1 else None
 
 
-def _without_annotated(declared: Any) -> Any:
-    return typing.get_args(declared)[0] if typing.get_origin(declared) is typing.Annotated else declared
-
-
-def _is_union(declared: Any) -> bool:
-    return typing.get_origin(declared) in (typing.Union, types.UnionType)
+def _is_ours(option: Any) -> bool:
+    """Whether it is a class that this module reads itself; pydantic reads the others."""
+    if not _is_class(option):
+        return False
+    return dataclasses.is_dataclass(option) or inspect.isabstract(option) or issubclass(option, enum.Enum)
 
 
 def _is_class(option: Any) -> bool:
-    return isinstance(option, type) and typing.get_origin(option) is None
+    return isinstance(option, type) and typing.get_origin(option) is None and option is not Any
 
 
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _named(where: str) -> str:
+    return _short.repr(where) if where else "the configuration"
 
 
 def _join(where: str, name: str) -> str:

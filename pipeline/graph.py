@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 from . import config
 from .identity import canonical, fingerprint
 from .place import Place
-from .store import Artifact, Store
+from .store import Artifact, Store, slug
 
 
 class Tracker(Protocol):
@@ -109,6 +109,32 @@ class Step:
         return {"step": self.address}
 
 
+@dataclass(frozen=True, eq=False)
+class Given(Step):
+    """A step that is done, known by its address alone: what is built on it has the fingerprint it always had."""
+
+    stage: Stage = dataclasses.field(init=False, repr=False, default=None)  # type: ignore[assignment]
+    known: str = ""
+
+    @classmethod
+    def find(cls, store: Store, name: str) -> Given:
+        """The artifact that a ref, an address or the beginning of a fingerprint leads to."""
+        address = store.find(name)
+        return cls(label=name, known=address)
+
+    @property
+    def address(self) -> str:
+        return self.known
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def needs(self) -> dict[str, Step]:
+        return {}
+
+
 def step(stage: Stage, label: str = "", scale: Scale | None = None) -> Step:
     """Put a stage into a graph. Raises: TypeError: a field has no canonical form."""
     canonical(stage, type(stage).__name__)
@@ -118,14 +144,14 @@ def step(stage: Stage, label: str = "", scale: Scale | None = None) -> Step:
 def walk(target: Step) -> list[Step]:
     """The target and everything it needs, each address once, needs first."""
     seen: dict[str, Step] = {}
-
-    def visit(node: Step) -> None:
-        if node.address not in seen:
-            for need in node.needs.values():
-                visit(need)
-            seen[node.address] = node
-
-    visit(target)
+    stack = [target]
+    while stack:
+        node = stack[-1]
+        fresh = [need for need in node.needs.values() if need.address not in seen]
+        if fresh:
+            stack.extend(reversed(fresh))
+        else:
+            seen.setdefault(stack.pop().address, node)
     return list(seen.values())
 
 
@@ -144,7 +170,7 @@ def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
     lines = []
     for node in walk(target):
         cached = store.has(node)
-        why = "cached" if cached else _why(node, store, refs.get(f"{recipe}/{node.label}"))
+        why = "cached" if cached else _why(node, store, refs.get(f"{slug(recipe)}/{slug(node.label)}"))
         lines.append(Planned(node, cached, why))
     return lines
 
@@ -225,7 +251,7 @@ def run(
             break
         node, error, seconds = results.get()
         del running[node.address]
-        listen(Event(node, "failed" if error else "done", seconds))
+        listen(Event(node, "done" if error is None else "failed", seconds))
         failure = failure or (error and (node, error))
     if failure:
         raise StepFailed(*failure) from failure[1]
@@ -254,9 +280,9 @@ def _attempt(node: Step, store: Store, tracker: Callable[[Step], Any], results: 
 def _steps(value: Any, path: str) -> Iterator[tuple[str, Step]]:
     if isinstance(value, Step):
         yield path, value
-    elif isinstance(value, tuple):
-        for i, item in enumerate(value):
-            yield from _steps(item, f"{path}.{i}" if path else str(i))
+    elif isinstance(value, tuple | list | Mapping):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _steps(item, f"{path}.{name}" if path else str(name))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _steps(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)

@@ -47,7 +47,7 @@ def canonical(value: Any, where: str = "configuration") -> Any:
         if not all(isinstance(key, str) for key in value):
             raise ValueError(f"{where} has keys that are not strings: name them with strings")
         return {key: canonical(value[key], f"{where}.{key}") for key in sorted(value)}
-    if hasattr(value, "__config__"):
+    if hasattr(value, "__config__") and not isinstance(value, type):
         return value.__config__()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _canonical_dataclass(value, where)
@@ -67,12 +67,12 @@ def _canonical_dataclass(value: Any, where: str) -> dict[str, Any]:
         tree["version"] = version
     for field in dataclasses.fields(value):
         form = canonical(getattr(value, field.name), f"{where}.{field.name}")
-        if not _is_default(field, form):
+        if not _is_default(field, form, f"the default of {where}.{field.name}"):
             tree[field.name] = form
     return tree
 
 
-def _is_default(field: dataclasses.Field, form: Any) -> bool:
+def _is_default(field: dataclasses.Field, form: Any, where: str) -> bool:
     """Compared as canonical text: `==` would call True and 1 the same."""
     if field.default is not dataclasses.MISSING:
         default = field.default
@@ -80,7 +80,7 @@ def _is_default(field: dataclasses.Field, form: Any) -> bool:
         default = field.default_factory()
     else:
         return False
-    return dumps(canonical(default)) == dumps(form)
+    return dumps(canonical(default, where)) == dumps(form)
 
 
 def dumps(form: Any) -> str:

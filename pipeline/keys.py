@@ -9,6 +9,7 @@ SC 2011), which numpy ships.
 from __future__ import annotations
 
 import hashlib
+import operator
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Key:
-    """A seed (any 64-bit integer) and the path of purposes that leads from it to one draw."""
+    """A seed (any signed 64-bit integer) and the path of purposes that leads from it to one draw."""
 
     seed: int
     path: tuple[str | int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not -(2**63) <= operator.index(self.seed) < 2**63:
+            raise ValueError(f"seed is {self.seed}: use an integer from -2**63 to 2**63 - 1")
 
     def fold(self, *names: str | int) -> Key:
         """The key one or more steps further down: independent of this one and of every sibling."""
@@ -34,7 +39,7 @@ class Key:
         """128 bits that only this seed and path have (BLAKE2b; each part is tagged and length-prefixed)."""
         digest = hashlib.blake2b(struct.pack("<q", self.seed), digest_size=16, person=b"kintsugi.keys")
         for name in self.path:
-            kind, text = (b"i", b"%d" % name) if isinstance(name, int) else (b"s", name.encode())
+            kind, text = (b"s", name.encode()) if isinstance(name, str) else (b"i", b"%d" % operator.index(name))
             digest.update(kind + struct.pack("<Q", len(text)) + text)
         return digest.digest()
 
@@ -44,10 +49,10 @@ class Key:
 
     def numpy(self) -> np.random.Generator:
         """A Philox generator of this key's own."""
-        return np.random.Generator(np.random.Philox(key=np.frombuffer(self.bits(), dtype=np.uint64)))
+        return np.random.Generator(np.random.Philox(key=np.frombuffer(self.bits(), dtype="<u8")))
 
     def torch(self, device: str | torch.device = "cpu") -> torch.Generator:
-        """A torch generator of this key's own, on `device`."""
+        """A torch generator of this key's own, on `device`. (On a CPU torch itself keeps only 32 bits of its seed.)"""
         import torch
 
         return torch.Generator(device=device).manual_seed(self.integer())

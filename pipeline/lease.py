@@ -6,17 +6,19 @@ process is; elsewhere while the last beat is younger than `STALE` seconds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .place import Place
 
+MANIFEST = "manifest.json"
 LEASE = "lease.json"
 WORK = "_work"
 BEAT = 15.0
@@ -61,19 +63,35 @@ class Lease:
     def _name(self) -> str:
         return f"{self.home.url}/{self.attempt}"
 
-    def _inherit(self) -> bool:
-        """Whether the attempt's last holder is dead and no other claimant came first."""
+    def alive(self) -> bool:
+        """Whether somebody is still writing."""
         if self._name in _held:
+            return True
+        holder = self._holder()
+        if not holder:
             return False
+        if holder["host"] == socket.gethostname():
+            return holder["pid"] != os.getpid() and _runs(holder["pid"])
+        return time.time() - holder["beat"] < STALE
+
+    def holds(self) -> bool:
+        """Whether nobody has taken the attempt over."""
+        return self._holder().get("nonce") == self._nonce
+
+    def _holder(self) -> dict[str, Any]:
+        """Who beat last; empty if the lease is gone or is not one."""
         try:
-            other = json.loads(self.home.read(f"{self.attempt}/{LEASE}"))
+            holder = json.loads(self.home.read(f"{self.attempt}/{LEASE}"))
         except (FileNotFoundError, ValueError):
+            return {}
+        return holder if isinstance(holder, dict) and holder.keys() >= {"host", "pid", "nonce", "beat"} else {}
+
+    def _inherit(self) -> bool:
+        """Whether the attempt's last holder is dead, has not published it, and no other claimant came first."""
+        holder = self._holder()
+        if not holder or self.alive() or self.home.exists(MANIFEST):
             return False
-        if other["host"] == socket.gethostname():
-            alive = other["pid"] != os.getpid() and _runs(other["pid"])
-        else:
-            alive = time.time() - other["beat"] < STALE
-        return not alive and self.home.create(f"{self.attempt}/{WORK}/inherited-{other['nonce']}", b"")
+        return self.home.create(f"{self.attempt}/{WORK}/inherited-{holder['nonce']}", b"")
 
     def _beat(self) -> None:
         holder = {"host": socket.gethostname(), "pid": os.getpid(), "nonce": self._nonce, "beat": time.time()}
@@ -81,9 +99,10 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._closing.wait(BEAT):
-            if not self.home.exists(f"{self.attempt}/{LEASE}"):
-                return
-            self._beat()
+            with contextlib.suppress(OSError):  # a disk that is full for a minute must not look like a death
+                if not self.holds():
+                    return
+                self._beat()
 
 
 def _runs(pid: int) -> bool:

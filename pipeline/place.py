@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from fsspec.core import url_to_fs
+
+TEMPORARY = re.compile(r"\.\d+-\d+\.tmp$")
 
 
 class PlaceError(ValueError):
@@ -41,11 +44,25 @@ class Place:
         self.at(name)
         return Place(f"{self.url}/{name}")
 
-    def open(self, name: str, mode: str = "rb") -> BinaryIO:
-        """Open a file; on writing, its folders are made."""
-        if "w" in mode:
-            self.fs.makedirs(self.fs._parent(self.at(name)), exist_ok=True)
-        return self.fs.open(self.at(name), mode)
+    def open(self, name: str) -> BinaryIO:
+        """A file to read."""
+        return self.fs.open(self.at(name), "rb")
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write in pieces; it appears, whole, when the context ends without an exception."""
+        self.fs.makedirs(self.fs._parent(self.at(name)), exist_ok=True)
+        path = self.at(name)
+        target = _temporary(path) if self.is_local else path
+        try:
+            with self.fs.open(target, "wb") as file:
+                yield file
+            if target != path:
+                os.replace(target, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm(target)
+            raise
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
@@ -67,9 +84,7 @@ class Place:
             if self.is_local:
                 _with_temporary(self.at(name), data, os.link)
             else:
-                if self.exists(name):
-                    return False
-                self.fs.pipe_file(self.at(name), data)
+                self.fs.pipe_file(self.at(name), data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -79,11 +94,12 @@ class Place:
         return bool(self.fs.exists(self.at(name) if name else self.root))
 
     def names(self) -> list[str]:
-        """Every file below, by relative name, sorted."""
+        """Every file below, by relative name, sorted; none that is still being written or was left half-written."""
         self.fs.invalidate_cache()
         if not self.exists():
             return []
-        return sorted(path[len(self.root.rstrip("/")) + 1 :] for path in self.fs.find(self.root))
+        found = (path[len(self.root.rstrip("/")) + 1 :] for path in self.fs.find(self.root))
+        return sorted(name for name in found if not TEMPORARY.search(name))
 
     def remove(self, name: str = "") -> None:
         """Delete a file or folder, if it is there."""
@@ -100,7 +116,7 @@ class Place:
 
 
 def _with_temporary(path: str, data: bytes, publish: Callable[[str, str], None]) -> None:
-    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -110,3 +126,7 @@ def _with_temporary(path: str, data: bytes, publish: Callable[[str, str], None])
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"

@@ -14,14 +14,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import config
-from .lease import LEASE, WORK, Lease
+from .lease import LEASE, MANIFEST, WORK, Lease
 from .place import Place
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class Artifact:
             )
         return data
 
+    def file(self, name: str) -> BinaryIO:
+        """A file's bytes, verified, as a file in memory."""
+        return io.BytesIO(self.read(name))
+
     def json(self, name: str) -> Any:
         """A JSON file's content."""
         return json.loads(self.read(name))
@@ -107,13 +112,17 @@ class Store:
     def manifest(self, address: str) -> dict[str, Any] | None:
         """The manifest at an address, None while there is none."""
         try:
-            manifest = json.loads(self.place.read(f"objects/{address}/manifest.json"))
+            manifest = json.loads(self.place.read(f"objects/{address}/{MANIFEST}"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise StoreError(f"the manifest of {address} is damaged: delete that folder and run again") from error
+        if not isinstance(manifest, dict):
+            raise StoreError(f"the manifest of {address} is damaged: delete that folder and run again")
         if manifest.get("format") != FORMAT:
             raise StoreError(f"{address} was written in format {manifest.get('format')}, this version reads {FORMAT}")
+        if manifest.get("address") != address:
+            raise StoreError(f"{address} holds what was made as {manifest.get('address')}: delete that folder")
         return manifest
 
     def has(self, step: Step) -> bool:
@@ -125,13 +134,11 @@ class Store:
         manifest = self.manifest(step.address)
         if manifest is None:
             return False
-        old, new = config.leaves(manifest["config"]), config.leaves(step.config)
-        for path in old.keys() & new.keys():
-            if old[path] != new[path]:
-                raise StoreError(
-                    f"same address, other recipe: {step.address} was made with {path} = {old[path]!r}, not "
-                    f"{new[path]!r}; bump `version` in {type(step.stage).__name__}"
-                )
+        for path, old, new in _conflicts(manifest["config"], step.config):
+            raise StoreError(
+                f"same address, other recipe: {step.address} was made with {path} = {old!r}, not {new!r}; "
+                f"bump `version` in {type(step.stage).__name__}"
+            )
         return True
 
     def artifact(self, address: str) -> Artifact:
@@ -156,7 +163,10 @@ class Store:
         with Lease.take(home) as lease:
             out = home / lease.attempt
             yield out
-            files = {name: _digest(out, name) for name in out.names() if name != LEASE and not name.startswith(WORK)}
+            made = [name for name in out.names() if name != LEASE and not name.startswith(f"{WORK}/")]
+            files = {name: _digest(out, name) for name in made}
+            if not lease.holds():
+                raise StoreError(f"{out.url} was taken over by another writer: run again to see what it made")
             manifest = {
                 "format": FORMAT,
                 "address": step.address,
@@ -167,7 +177,7 @@ class Store:
                 "files": files,
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }
-            if home.create("manifest.json", json.dumps(manifest, indent=1).encode()):
+            if home.create(MANIFEST, json.dumps(manifest, indent=1).encode()):
                 out.remove(WORK)
                 out.remove(LEASE)
             else:
@@ -181,14 +191,54 @@ class Store:
 
     def refs(self) -> dict[str, str]:
         """{recipe/label: address} of every name."""
-        names = [name for name in self.place.names() if name.startswith("refs/") and name.endswith(".json")]
-        return {name[len("refs/") : -len(".json")]: json.loads(self.place.read(name))["address"] for name in names}
+        place, refs = self.place / "refs", {}
+        for name in (n for n in place.names() if n.endswith(".json")):
+            try:
+                refs[name.removesuffix(".json")] = json.loads(place.read(name))["address"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(f"{place.at(name)} is damaged: delete it and run its recipe again") from error
+        return refs
+
+    def garbage(self, damaged: bool = False) -> list[str]:
+        """Folders that may go: artifacts to which no ref leads, and attempts whose writer died.
+
+        Args:
+            damaged: also artifacts of which a file is missing or no longer matches its SHA-256.
+        """
+        wanted, frontier = set[str](), [*self.refs().values()]
+        while frontier:
+            address = frontier.pop()
+            if address not in wanted:
+                wanted.add(address)
+                manifest = self.manifest(address)
+                frontier += manifest["needs"].values() if manifest else []
+        found = []
+        for address in {name.split("/", 1)[1].rsplit("/", 2)[0] for name in self._attempts()} | set(self.addresses()):
+            home = f"objects/{address}"
+            manifest = self.manifest(address)
+            if manifest and (address not in wanted or (damaged and not self._whole(manifest))):
+                found.append(home)
+                continue
+            kept = manifest["attempt"] if manifest else None
+            attempts = {n.split("/")[3] for n in self._attempts() if n.startswith(f"{home}/")} - {kept}
+            found += [f"{home}/{a}" for a in attempts if not Lease(self.place / home, a).alive()]
+        return sorted(found)
+
+    def _attempts(self) -> list[str]:
+        return [name for name in self.place.names() if re.fullmatch(rf"objects/[^/]+/[^/]+/[^/]+/{LEASE}", name)]
+
+    def _whole(self, manifest: dict[str, Any]) -> bool:
+        place = self.place / f"objects/{manifest['address']}/{manifest['attempt']}"
+        try:
+            return all(_digest(place, name) == known for name, known in manifest["files"].items())
+        except FileNotFoundError:
+            return False
 
     def find(self, name: str) -> str:
         """The address that a ref, an address, or an unambiguous beginning of a fingerprint leads to."""
         refs, addresses = self.refs(), self.addresses()
-        if name in refs:
-            return refs[name]
+        if (ref := slug(name)) in refs:
+            return refs[ref]
         fits = [a for a in addresses if a == name or a.split("/")[1].startswith(name)]
         if len(fits) == 1:
             return fits[0]
@@ -198,9 +248,23 @@ class Store:
 
 
 def slug(name: str) -> str:
-    """A name as one or more harmless path parts: letters, digits, '.', '_' and '-', at most 80 characters each."""
-    parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-")[:80] for part in name.split("/")]
+    """A name as one or more harmless path parts: letters, digits, '.', '_' and '-', 80 characters each, 8 deep."""
+    parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-")[:80].rstrip(".-") for part in name.split("/")[:8]]
     return "/".join(part for part in parts if part) or "unnamed"
+
+
+def _conflicts(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, old, new) wherever what two trees share differs; a field that only one of them has is no conflict."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(key, old[key], new[key]) for key in old if key in new]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(i), old[i], new[i]) for i in range(len(old))]
+    else:
+        if old != new:
+            yield path, old, new
+        return
+    for name, before, after in pairs:
+        yield from _conflicts(before, after, f"{path}.{name}" if path else name)
 
 
 def _digest(place: Place, name: str) -> dict[str, Any]:

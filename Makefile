@@ -1,0 +1,37 @@
+# Two commands: `make demo` runs the main job, `make test` the tests. Both set everything up first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format lock clean
+
+demo: .venv
+	$(BIN)/kintsugi run partial_views --json
+
+test: .venv
+	$(BIN)/python -m pytest
+
+check: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not slow and not ray"
+
+format: .venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A folder, not a file: made anew when what it is made from changes.
+.venv: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch .venv
+
+# What CI and the demo were tested with. `==2.13.0` is met by the CPU build as well as by the CUDA one.
+lock: .venv
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^\(pip\|setuptools\)==' | sed 's/+cpu$$//' | sort -f > constraints.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Networks: each a Config and a build."""

@@ -1,0 +1,1 @@
+"""Rows, sources and the order in which they are read."""

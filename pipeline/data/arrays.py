@@ -1,0 +1,156 @@
+"""Arrays: numpy's .npy and .npz files, read row by row and never unpickled.
+
+The header is believed only as far as the file is long: its shape is compared with the bytes that are there before any
+is read. Members of an .npz are streams, so a compressed one is read from its beginning for every piece, and none can
+inflate beyond the row that is being read.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from pipeline.data.images import MAX_PIXELS
+from pipeline.data.listing import locate, shown
+from pipeline.data.source import PIECE, Piece, Raw, Source, checked_label, spans
+
+PIECE_BYTES = 1 << 28  # of pixels in a piece, where single images are large
+
+
+@dataclass(frozen=True)
+class Column:
+    """An array in a file: `shape[0]` rows of `dtype`, in C order, from the byte `offset` of `stream`."""
+
+    stream: IO[bytes]
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+
+    def rows(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The rows start .. stop − 1, one at a time."""
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        self.stream.seek(self.offset + start * size)
+        for row in range(start, min(stop, self.shape[0])):
+            data = self.stream.read(size)
+            if len(data) != size:
+                raise ValueError(f"{self.name} ends in row {row}, before its last; it seems to be truncated.")
+            yield np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Arrays(Source):
+    """Images (N, H, W), (N, H, W, 1) or (N, H, W, 3) in uint8, or in floats from 0 to 1, of one file.
+
+    `images` and `labels` name arrays of an .npz that must be there; None means the array of that name where there is
+    one, and for the images else the first that is not the labels; labels="" means none at all.
+    """
+
+    url: str
+    images: str | None = None
+    labels: str | None = None
+
+    def cut(self) -> Iterator[Piece]:
+        """Ranges of rows."""
+        with self._columns() as (images, _):
+            size = math.prod(images.shape[1:]) * images.dtype.itemsize
+            yield from (
+                Piece(start=a, stop=b) for a, b in spans([images.shape[0]], min(PIECE, PIECE_BYTES // size or 1))
+            )
+
+    def read(self, piece: Piece) -> Iterator[Raw]:
+        """The rows of one range."""
+        stem = PurePosixPath(locate(self.url)[1]).stem
+        with self._columns() as (images, labels):
+            span = piece.start, piece.stop
+            numbers = [int(value) for value in labels.rows(*span)] if labels else None
+            for i, pixels in enumerate(images.rows(*span)):
+                row = piece.start + i
+                name = f"row {row} of {images.name}"
+                yield Raw(
+                    f"{stem}-{row}", _bytes(pixels, name), checked_label(numbers[i], name) if numbers else None, name
+                )
+
+    @contextmanager
+    def _columns(self) -> Iterator[tuple[Column, Column | None]]:
+        """The checked images and labels, open."""
+        fs, path = locate(self.url)
+        name = shown(self.url)
+        with fs.open(path, "rb") as file:
+            try:
+                if path.lower().endswith(".npz"):
+                    images, labels = self._members(zipfile.ZipFile(file), name)
+                else:
+                    images, labels = _column(file, name, fs.size(path)), None
+                _check_images(images)
+                if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
+                    raise ValueError(
+                        f"{labels.name} is {labels.dtype} {labels.shape}; give one integer for each image."
+                    )
+                yield images, labels
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise ValueError(f"{name} is not an .npz file that can be read: {error}.") from error
+
+    def _members(self, archive: zipfile.ZipFile, name: str) -> tuple[Column, Column | None]:
+        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+        labels = ("labels" if "labels" in members else "") if self.labels is None else self.labels
+        first = next((key for key in members if key != labels), "images")
+        images = ("images" if "images" in members else first) if self.images is None else self.images
+
+        def column(key: str) -> Column:
+            if key not in members:
+                raise ValueError(f"{name} has no array {key!r}; it has {', '.join(map(shown, members)) or 'none'}.")
+            member = members[key]
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{shown(key)} in {name} is encrypted or not deflated; save it with numpy.savez.")
+            return _column(archive.open(member), f"{shown(key)} in {name}", member.file_size)
+
+        return column(images), column(labels) if labels else None
+
+
+def _column(stream: IO[bytes], name: str, length: int) -> Column:
+    """Reads the header of a .npy stream that is `length` bytes long."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"its format version is {version}")
+        shape, fortran, dtype = readers[version](stream)
+    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{name} is not an array that can be read: {reason}.") from error
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds pickled Python objects, which are never loaded; save one plain array.")
+    if fortran and len(shape) > 1:
+        raise ValueError(f"{name} is stored column by column; save np.ascontiguousarray of it.")
+    needs = stream.tell() + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needs > length:
+        raise ValueError(f"{name} has {length} bytes where its shape {shape} needs {needs}; it seems to be truncated.")
+    return Column(stream, name, shape, dtype, stream.tell())
+
+
+def _check_images(images: Column) -> None:
+    """Raises ValueError unless the array is (N, H, W) or (N, H, W, 1 or 3) of uint8 or floats, with N, H, W > 0."""
+    if images.dtype != np.uint8 and images.dtype.kind != "f":
+        raise ValueError(f"{images.name} holds {images.dtype}; images are uint8, or floats from 0 to 1.")
+    if len(images.shape) not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+        raise ValueError(f"{images.name} has shape {images.shape}; images are (N, H, W) or (N, H, W, C) with C 1 or 3.")
+    if 0 in images.shape or images.shape[1] * images.shape[2] > MAX_PIXELS:
+        raise ValueError(f"{images.name} has shape {images.shape}: no images, or images beyond {MAX_PIXELS} pixels.")
+
+
+def _bytes(pixels: np.ndarray, name: str) -> np.ndarray:
+    """Pixels as uint8; floats in [0, 1] become round(255 v)."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if not ((pixels >= 0) & (pixels <= 1)).all():
+        raise ValueError(f"{name} has values outside 0..1 or not finite; scale the array to [0, 1] or save uint8.")
+    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)

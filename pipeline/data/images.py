@@ -1,0 +1,168 @@
+"""Images: bytes from strangers to uint8 pixels (C, H, W), decoded within bounds or refused in one sentence.
+
+The size is read from the header and compared with a cap before anything is allocated. Whatever the file holds becomes
+the asked mode: the first frame of an animation, turned upright by its EXIF orientation; transparency laid on white;
+16-bit grey v as round(v/257); CMYK and palettes by Pillow's plain conversion, colour profiles ignored; colour to grey
+by ITU-R 601 luma. Resizing filters with Lanczos-3, widened when shrinking so that nothing aliases.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+MAX_BYTES = 1 << 26  # of one encoded image
+MAX_PIXELS = 1 << 26  # of one decoded image: 8192 x 8192
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: some of Pillow's start other programs
+MODES = ("L", "RGB")
+GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F"})
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange height and width
+
+
+class BadImage(ValueError):
+    """One image that cannot be used, and why; those beside it can."""
+
+
+class Resize(Enum):
+    """What happens to an image of another size."""
+
+    FAIL = "fail"
+    CROP = "crop"
+    STRETCH = "stretch"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Brings an image to `size` (H, W) pixels, or leaves it as it is where `size` is None.
+
+    FAIL refuses any other size; CROP scales the short side and keeps the centre; STRETCH scales each side by itself.
+    """
+
+    size: tuple[int, int] | None = None
+    resize: Resize = Resize.FAIL
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (len(self.size) == 2 and min(self.size) > 0):
+            raise ValueError(f"size={self.size} must be a height and a width, both positive.")
+        if self.size is None and self.resize is not Resize.FAIL:
+            raise ValueError(f"resize={self.resize.value} needs a size to resize to; set size=(height, width).")
+
+    def __call__(self, image: Image.Image, name: str) -> Image.Image:
+        """The image at this size; ValueError (not BadImage: the choice is the user's) where FAIL forbids it."""
+        if self.size is None or (image.height, image.width) == tuple(self.size):
+            return image
+        height, width = self.size
+        if self.resize is Resize.FAIL:
+            raise ValueError(
+                f"{name} is {image.height}x{image.width} pixels where {height}x{width} was expected; "
+                "choose resize=crop or resize=stretch."
+            )
+        if self.resize is Resize.CROP:
+            return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image: `mode` "L" or "RGB", `size` (H, W) once upright, Pillow's mode, many frames?"""
+
+    mode: str
+    size: tuple[int, int]
+    stored: str
+    animated: bool
+
+
+def header(image: bytes | np.ndarray, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Reads the header only; raises BadImage as `decode` does."""
+    picture = _opened(image, name, max_pixels)
+    try:
+        turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        animated = bool(getattr(picture, "is_animated", False))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadImage(f"{name} has a damaged header ({_reason(error)}).") from error
+    size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+    return Header("L" if picture.mode in GREY else "RGB", size, picture.mode, animated)
+
+
+def decode(
+    image: bytes | np.ndarray, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3).
+
+    `mode` is "L" (C = 1) or "RGB" (C = 3); `name` is what errors call the image.
+
+    `max_pixels` can lower the cap; above 89 million, Pillow's own still holds.
+
+    Raises BadImage where it is empty, truncated, no image, or has too many pixels; ValueError where `fit` refuses it.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}.")
+    picture = _opened(image, name, max_pixels)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that set it would have us learn the grey rest of a half image
+    try:
+        picture.load()
+        kind = picture.format  # which turning forgets
+        picture = _flat(ImageOps.exif_transpose(picture), kind, name).convert(mode)
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every class there is
+        raise BadImage(f"{name} is truncated or damaged ({_reason(error)}).") from error
+    pixels = np.asarray(fit(picture, name))
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+
+
+def _opened(image: bytes | np.ndarray, name: str, max_pixels: int) -> Image.Image:
+    """The image with its header read, its size within bounds, its pixels not decoded."""
+    if isinstance(image, np.ndarray):
+        channels = image.shape[2:]
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in ((), (1,), (3,)) or not image.size:
+            raise BadImage(f"{name} is an array {image.shape} of {image.dtype}, not uint8 (H, W) or (H, W, 1 or 3).")
+        if image.shape[0] * image.shape[1] > max_pixels:
+            raise BadImage(f"{name} has {image.shape[0]}x{image.shape[1]} pixels, more than the {max_pixels} allowed.")
+        return Image.fromarray(image[..., 0] if channels == (1,) else image)
+    if not image:
+        raise BadImage(f"{name} is empty.")
+    if len(image) > MAX_BYTES:
+        raise BadImage(f"{name} takes more than {MAX_BYTES >> 20} MiB.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(image), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"{name} has more than the {max_pixels} pixels allowed.") from error
+    except UnidentifiedImageError as error:
+        raise BadImage(
+            f"{name} is not an image ({', '.join(FORMATS)} are read), or its beginning is damaged."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadImage(f"{name} is truncated or damaged ({_reason(error)}).") from error
+    if picture.width * picture.height > max_pixels:
+        raise BadImage(f"{name} has {picture.height}x{picture.width} pixels, more than the {max_pixels} allowed.")
+    return picture
+
+
+def _flat(image: Image.Image, kind: str | None, name: str) -> Image.Image:
+    """The image in 8 bits and without transparency, in any mode that `convert` takes."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+        wide = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImage(f"{name} has 32-bit pixels, whose range is not known; save it with 8 or 16 bits.")
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,107 @@
+"""Listing: which files lie behind any fsspec URL, and which names among them are not to be trusted.
+
+A file's identity is its path relative to the place that was named, so that path must be plain: no way up, no drive, no
+control characters, no link that leaves the place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+MAX_NAME = 1024  # characters in a relative path
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates are what Python makes of undecodable names
+
+
+def shown(name: str) -> str:
+    """`name` as an error may print it: without user and password or query of a URL, printable, at most 200 long."""
+    if "://" in name:
+        name = re.sub(r"//[^/@]*@", "//", name).split("?")[0]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+
+
+def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system and the path on it of something that exists; ValueError where it does not."""
+    if "\0" in url:
+        raise ValueError(f"{shown(url)} has a zero character in it; give the path without.")
+    try:
+        fs, path = url_to_fs(url)
+        exists = fs.exists(path)
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{shown(url)} cannot be opened: {reason}.") from error
+    if not exists:
+        raise ValueError(f"{shown(url)} does not exist; check the path.")
+    return fs, path.rstrip("/") or path
+
+
+def oddity(relative: str) -> str | None:
+    """Why this relative path is refused, or None for a plain one."""
+    parts = PurePosixPath(relative).parts
+    reasons = {
+        "is not inside it": not parts or relative.startswith("/") or ".." in parts,
+        "has a backslash or a drive letter": "\\" in relative or re.match(r"[A-Za-z]:", relative) is not None,
+        "has control characters or is not Unicode": CONTROL.search(relative) is not None,
+        f"has more than {MAX_NAME} characters": len(relative) > MAX_NAME,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def inside(fs: fsspec.AbstractFileSystem, root: str, relative: str) -> str:
+    """The path of the file `relative` to `root`; ValueError where the name is odd or a link leaves the root."""
+    reason = oddity(relative)
+    path = f"{root.rstrip('/')}/{relative}"
+    if not reason and isinstance(fs, LocalFileSystem):
+        home, real = os.path.realpath(root), os.path.realpath(path)
+        if os.path.commonpath([home, real]) != home:
+            reason = "is a link that leaves it"
+    if reason:
+        raise ValueError(f"{shown(relative)!r} in {shown(root)} {reason}; rename, copy or remove it.")
+    return path
+
+
+def listing(fs: fsspec.AbstractFileSystem, root: str, wanted: Callable[[str], bool]) -> list[str]:
+    """The sorted relative paths of the `wanted` files at any depth; hidden files and folders are passed over.
+
+    Raises ValueError at a wanted file with an odd name or a link out of the root, and at a link to a folder.
+    """
+    every = _local(root) if isinstance(fs, LocalFileSystem) else [(name, False) for name in _remote(fs, root)]
+    names = [(name, link) for name, link in every if wanted(name)]
+    for name, link in names:
+        if link or oddity(name):
+            inside(fs, root, name)
+    return sorted(name for name, _ in names)
+
+
+def _local(root: str) -> list[tuple[str, bool]]:
+    """(relative path, is it a link?) of every regular file."""
+    names, folders = [], [""]
+    while folders:
+        prefix = folders.pop()
+        with os.scandir(os.path.join(root, prefix)) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name + "/")
+                elif entry.is_dir():
+                    raise ValueError(
+                        f"{shown(name)!r} in {shown(root)} is a link to a folder; name that folder itself."
+                    )
+                elif entry.is_file():  # neither pipes nor devices, which would never end
+                    names.append((name, entry.is_symlink()))
+    return names
+
+
+def _remote(fs: fsspec.AbstractFileSystem, root: str) -> list[str]:
+    start = root.rstrip("/") + "/" if root else ""
+    names = [name.removeprefix(start) for name in fs.find(root)]
+    return [name for name in names if not any(p.startswith(".") and p != ".." for p in name.split("/"))]

@@ -1,0 +1,147 @@
+"""Parquet: one file or a tree of them, with a column of encoded images, as Hugging Face and most others publish them.
+
+Only the columns that are needed are read, a few rows at a time and never beyond one row group. Paths inside the data
+are not followed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.data.listing import inside, listing, locate, shown
+from pipeline.data.shards import METADATA
+from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
+
+BATCH = 64  # rows in memory
+
+
+@dataclass(frozen=True)
+class Parquet(Source):
+    """Rows of parquet files under `url`: `image` holds encoded bytes, or Hugging Face's struct of bytes and path.
+
+    `label` (integers) and `id` (texts or integers) name columns that must be there; None means the column of that name
+    where there is one, "" none at all. Without ids a row is "<path without suffix>-<row in file>".
+    """
+
+    url: str
+    image: str = "image"
+    label: str | None = None
+    id: str | None = None
+
+    def cut(self) -> Iterator[Piece]:
+        """Whole row groups up to a piece's size, larger ones in ranges; every file's schema is checked on the way."""
+        rows = 0
+        for file in self._files():
+            with self._opened(file) as (parquet, _):
+                groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+            rows += sum(groups)
+            yield from (Piece((file,), start=start, stop=stop) for start, stop in spans(groups))
+        if not rows:
+            raise ValueError(f"{shown(self.url)} has no rows; give a data set with at least one.")
+
+    def read(self, piece: Piece) -> Iterator[Raw]:
+        """The rows start .. stop − 1 of one file."""
+        (file,) = piece.files
+        stem = str(PurePosixPath(file).with_suffix(""))
+        with self._opened(file) as (parquet, columns):
+            ends = [0]
+            for i in range(parquet.num_row_groups):
+                ends.append(ends[-1] + parquet.metadata.row_group(i).num_rows)
+            touched = [i for i, end in enumerate(ends[1:]) if ends[i] < piece.stop and end > piece.start]
+            if not touched:
+                return
+            row = ends[touched[0]]
+            wanted = list(dict.fromkeys(column for column in columns if column))
+            for batch in parquet.iter_batches(BATCH, row_groups=touched, columns=wanted):
+                low, high = max(piece.start - row, 0), min(piece.stop - row, len(batch))
+                if low < high:
+                    yield from self._raws(batch.slice(low, high - low), columns, row + low, file, stem)
+                row += len(batch)
+                if row >= piece.stop:
+                    return
+
+    def _raws(self, batch: pa.RecordBatch, columns: list[str], row: int, file: str, stem: str) -> Iterator[Raw]:
+        image = batch.column(columns[0])
+        label, key = (batch.column(column) if column else None for column in columns[1:])
+        encoded = pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
+        for i in range(len(batch)):
+            name = f"row {row + i} of {shown(file)}"
+            text, number = f"{stem}-{row + i}", None
+            if key is not None:
+                if not key[i].is_valid:
+                    raise ValueError(f"{name} has no id; set id='' to number the rows.")
+                text = checked_id(str(key[i].as_py()), name)
+            if label is not None and label[i].is_valid:
+                number = checked_label(label[i].as_py(), name)
+            yield Raw(text, encoded[i].as_py() or b"", number, name)
+
+    def _files(self) -> list[str]:
+        """Paths relative to the folder named by `url`, or to the folder of the one file that it names."""
+        fs, root = locate(self.url)
+        if not fs.isdir(root):
+            return [PurePosixPath(root).name]
+        files = listing(fs, root, lambda name: name.lower().endswith(".parquet"))
+        if not files:
+            raise ValueError(f"{shown(self.url)} has no .parquet files; name a folder that has some.")
+        return files
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+        """The open file and the names of its image, label and id columns, "" for one that is not used."""
+        fs, root = locate(self.url)
+        path = inside(fs, root, file) if fs.isdir(root) else root
+        try:
+            with (
+                fs.open(path, "rb") as handle,
+                pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as parquet,
+            ):
+                yield parquet, self._columns(parquet.schema_arrow, file)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk or the network, not the file: worth another try
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(f"{shown(file)} in {shown(self.url)} is not a sound parquet file: {reason}.") from error
+
+    def _columns(self, schema: pa.Schema, file: str) -> list[str]:
+        if METADATA in (schema.metadata or {}):
+            raise ValueError(f"{shown(file)} is a kintsugi shard already; give it to the next stage as it is.")
+        names = [self.image]
+        for chosen, usual in ((self.label, "label"), (self.id, "id")):
+            names.append((usual if usual in schema.names else "") if chosen is None else chosen)
+        for field, column in zip(("image", "label", "id"), names):
+            if column and schema.names.count(column) != 1:
+                near = difflib.get_close_matches(column, schema.names, 1)
+                hint = f"did you mean {near[0]!r}" if near else "none is near"
+                raise ValueError(
+                    f"{shown(file)} does not have one column {column!r}; it has {', '.join(schema.names)} ({hint}); "
+                    f"set {field}=<column>."
+                )
+            if column and not _usable(schema.field(column).type, field):
+                raise ValueError(
+                    f"Column {column!r} of {shown(file)} holds {schema.field(column).type}, not {KINDS[field]}; "
+                    f"set {field}=<column>."
+                )
+        return names
+
+
+KINDS = {"image": "encoded images", "label": "integers", "id": "texts or integers"}
+
+
+def _usable(kind: pa.DataType, field: str) -> bool:
+    """Whether a column of this type can serve as this field."""
+    if field == "image" and pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _usable(kind.field("bytes").type, field)
+    tests = {
+        "image": (pa.types.is_binary, pa.types.is_large_binary),
+        "label": (pa.types.is_integer,),
+        "id": (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string),
+    }
+    return any(test(kind) for test in tests[field])

@@ -1,0 +1,1 @@
+"""What a denoiser is and what follows from having one."""

@@ -1,0 +1,110 @@
+"""What must be measured on full images before views can be combined: sums per noise bin, mergeable across workers.
+
+All of it is means over (image, noise draw) pairs in each bin, so partial sums from any split of the images add up to
+the same table, whatever the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.compose import Base, Residual
+from pipeline.diffusion.denoiser import expand
+from pipeline.keys import Key
+from pipeline.physics.solve import conjugate_gradients
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums (rows, bins) of some quantities and how many pairs were added."""
+
+    total: Tensor
+    count: int
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> Tensor:
+        """The means (rows, bins)."""
+        return self.total / self.count
+
+
+Measure = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+
+
+@torch.no_grad()
+def measure(
+    of: Measure, x0: Tensor, ids: Sequence[str], bins: Bins, key: Key, draws: int = 8, batch: int = 512
+) -> Sums:
+    """Add up `of(x0, x, sigma) -> rows of (B,)` over images, noise draws and bin centres.
+
+    The noise is keyed by example id, so that the sums do not depend on how the images are split.
+    """
+    columns, count = [], 0
+    for sigma in bins.centres().to(x0.device):
+        column = None
+        for z, clean in _noised(x0, ids, key, draws, batch):
+            level = sigma.expand(len(clean))
+            rows = torch.stack([row.double().sum().cpu() for row in of(clean, clean + sigma * z, level)])
+            column = rows if column is None else column + rows
+        columns.append(column)
+    count = len(x0) * draws
+    return Sums(torch.stack(columns, dim=1), count)
+
+
+def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> dict[str, float]:
+    """Set a base's mean, null-space variance and view errors from full images x0 (B, *) that no view was trained on.
+
+    Returns: the null-space variance and the share of the pixels' variance that no view sees.
+    """
+    base.mean.copy_(x0.mean(0))
+    centred = x0 - base.mean
+    ones = [torch.ones((len(x0), *(1,) * (x0.ndim - 1)), device=x0.device)] * len(base.maps)
+    seen = conjugate_gradients(lambda u: base._gram(u, ones), base._gram(centred, ones), tol=1e-6)
+    unseen = ((centred - seen) ** 2).mean()
+    base.null.copy_(unseen.clamp_min(1e-8))
+
+    def errors(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
+        pairs = zip(base.maps, base.models, strict=True)
+        return [((D(A(x), sigma) - A(clean)) ** 2).flatten(1).mean(1) for A, D in pairs]
+
+    base.error.copy_(measure(errors, x0, ids, base.config.bins, key, draws).mean)
+    return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+
+
+def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
+    """c_r (bins,): the root of the base's mean-square error per pixel."""
+
+    def error(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
+        return [((base(x, sigma) - clean) ** 2).flatten(1).mean(1)]
+
+    return measure(error, x0, ids, base.config.bins, key, draws).mean[0].sqrt().float()
+
+
+def gates(
+    base: Base, residual: Residual, scale: Tensor, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
+) -> Tensor:
+    """Per bin, g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1), ρ = c_r F: the best step along ρ on held-out images x0."""
+
+    def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
+        seen = base.see(x, sigma)
+        rho = expand(base.config.bins.read(scale, sigma), x) * residual(x, sigma, seen)
+        return [((clean - seen.mean) * rho).flatten(1).sum(1), (rho**2).flatten(1).sum(1)]
+
+    wanted, energy = measure(products, x0, ids, base.config.bins, key, draws).mean
+    return (wanted / energy.clamp_min(1e-20)).clamp(0, 1).float()
+
+
+def _noised(x0: Tensor, ids: Sequence[str], key: Key, draws: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(x0), batch):
+        clean, names = x0[start : start + batch], ids[start : start + batch]
+        generators = [key.fold("calibrate", name).torch() for name in names]
+        for _ in range(draws):
+            z = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
+            yield z.to(clean), clean

@@ -1,0 +1,128 @@
+"""Joining a Ray cluster, or starting a quiet local one that fits the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pipeline.graph import Scale
+
+T = TypeVar("T")
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # The V2 parquet reader costs seconds an epoch on small local data.
+    "RAY_DATA_USE_DATASOURCE_V2": "0",
+    # The controller polls every 2 s otherwise: most of the life of a short run.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+LOCAL = {
+    # A local cluster is bound to 127.0.0.1 and speaks to nobody else, so it needs no token file in the home folder.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+STORE_BYTES = 1 << 30
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[tuple[float, float]]:
+    """Join the cluster at `RAY_ADDRESS`, or start one here; gives its capacity as (CPUs, GPUs) for steps.
+
+    A local cluster is told of two cores more than steps may take: Ray Data waits for ever, silently, where training
+    workers hold every core.
+
+    Raises:
+        ValueError: no cluster answers at `RAY_ADDRESS`.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        for name, value in LOCAL.items():
+            os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield capacity()
+        return
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": bool(os.environ.get("KINTSUGI_DEBUG"))}
+    if address in ("", "local"):
+        options |= {
+            "address": "local",
+            "num_cpus": cores() + 2,
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+        }
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ValueError(f"no Ray cluster answers at {address}: start it, or unset RAY_ADDRESS to run here") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="ray")
+    ray.data.DataContext.get_current().print_on_execution_start = False
+    try:
+        yield capacity()
+    finally:
+        board.cache_clear()
+        ray.shutdown()
+
+
+def capacity() -> tuple[float, float]:
+    """(CPUs, GPUs) that steps may take: two of the CPUs are Ray Data's own."""
+    import ray
+
+    have = ray.cluster_resources()
+    return max(1.0, have.get("CPU", 0) - 2), have.get("GPU", 0)
+
+
+@functools.cache
+def board() -> Any:
+    """The actor to which running steps post; one for the cluster session, made at first use.
+
+    Ray Train's own reports reach callbacks in another process and only at the controller's pace; posting costs a
+    worker one asynchronous call.
+    """
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Board:
+        def __init__(self) -> None:
+            self.posts: dict[str, list[dict[str, Any]]] = {}
+
+        def post(self, topic: str, content: dict[str, Any]) -> None:
+            self.posts.setdefault(topic, []).append(content)
+
+        def take(self, topic: str) -> list[dict[str, Any]]:
+            return self.posts.pop(topic, [])
+
+    return Board.remote()
+
+
+def call(scale: Scale, function: Callable[..., T], *arguments: Any) -> T:
+    """Run a picklable function once on the cluster, with one worker's share of `scale`, and return its result.
+
+    Raises: what the function raised.
+    """
+    import ray
+
+    @ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=3)
+    def run() -> T:
+        return function(*arguments)
+
+    try:
+        return ray.get(run.remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(getattr(error, "cause", None), Exception) else error from error

@@ -1,0 +1,217 @@
+"""Ray Train around the loop: workers, devices, restarts, checkpoints; what is learned is none of its business.
+
+Rank 0 keeps checkpoints under `_work/checkpoints` of the step's place. They are ours rather than Ray's because they
+must outlive the driver, be verified by SHA-256 and serve the bare loop as well; a worker group that starts, for the
+first time or after a failure, continues from the newest whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.engine import cluster
+from pipeline.graph import Context, Scale
+from pipeline.learning.checkpoint import Checkpoints
+from pipeline.learning.course import Course
+from pipeline.learning.loop import Every, Metrics
+from pipeline.learning.state import State
+from pipeline.place import Place
+
+CHECKPOINTS = "_work/checkpoints"
+Make = Callable[[torch.device], Course]
+Save = Callable[[State], dict[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often, in images: posts to the tracker and checkpoints. `failures` is how many restarts are allowed."""
+
+    post: int
+    checkpoint: int
+    failures: int = 3
+
+
+def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, float]:
+    """Run a course on the cluster and write `save(state)` to the step's place.
+
+    Args:
+        make: called on every worker with its device; picklable.
+        save: the artifact's files from the finished state; called on rank 0.
+        at: the running stage.
+        cadence: how often to post and to checkpoint.
+
+    Returns:
+        the last metrics.
+
+    Raises:
+        ValueError: what a worker said is wrong with the data or the configuration; not tried again.
+        RuntimeError: the workers failed more often than `cadence.failures`.
+    """
+    import ray
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    topic, board = uuid.uuid4().hex, cluster.board()
+    scale: Scale = at.scale
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "make": make,
+            "save": save,
+            "out": at.out,
+            "cadence": cadence,
+            "board": board,
+            "topic": topic,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scale.workers,
+            use_gpu=scale.gpus > 0,
+            resources_per_worker={"CPU": scale.cpus, **({"GPU": scale.gpus} if scale.gpus else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=topic,
+            storage_path=_storage(at.out),
+            failure_config=ray.train.FailureConfig(max_failures=cadence.failures),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with _relay(topic, at):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(f"training failed {cadence.failures + 1} times: {_reason(error)}") from error
+    returned = result.return_value or {}
+    if "refused" in returned:
+        raise ValueError(returned["refused"])
+    return returned["metrics"]
+
+
+def _worker(how: dict[str, Any]) -> dict[str, Any]:
+    """One process of the group. A refusal is returned, because Ray Train would retry whatever is raised."""
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    last: Metrics = {}
+
+    def post(state: State, metrics: Metrics) -> None:
+        last.update(metrics)
+        how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
+
+    try:
+        course: Course = how["make"](device)
+        with _checkpoints(how["out"], write=rank == 0) as kept:
+            kept.restore(course.state)
+            wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
+            hooks = []
+            if rank == 0:
+                rate = _Rate(course)
+                hooks = [
+                    Every(how["cadence"].post, lambda state, metrics: post(state, metrics | rate(state))),
+                    Every(how["cadence"].checkpoint, lambda state, metrics: kept.save(state)),
+                ]
+            state = course.run(hooks, rank, world, wrapped)
+    except (ValueError, FloatingPointError) as error:
+        return {"refused": str(error)}
+    if rank == 0:
+        for name, data in how["save"](state).items():
+            how["out"].write(name, data)
+    return {"metrics": last}
+
+
+class _Rate:
+    """Images a second, share of the time spent waiting for input, and seconds left, since the last call."""
+
+    def __init__(self, course: Course):
+        self.course = course
+        self.images, self.time, self.waited = course.state.images, time.perf_counter(), course.waited
+
+    def __call__(self, state: State) -> Metrics:
+        now = time.perf_counter()
+        seconds = max(now - self.time, 1e-9)
+        rate = (state.images - self.images) / seconds
+        waiting = 100 * (self.course.waited - self.waited) / seconds
+        self.images, self.time, self.waited = state.images, now, self.course.waited
+        end = self.course.clock.images
+        left = (end - state.images) / rate if rate else 0.0
+        return {"images_per_second": rate, "input_wait_percent": waiting, "eta": left, "done": state.images / end}
+
+
+@contextmanager
+def _relay(topic: str, at: Context) -> Iterator[None]:
+    """Pass on what workers post to the step's tracker, while the context is open."""
+    import ray
+
+    closing, board = threading.Event(), cluster.board()
+
+    def drain() -> None:
+        for post in ray.get(board.take.remote(topic)):
+            at.tracker.metrics(post["values"], at=post["at"])
+
+    def watch() -> None:
+        while not closing.wait(0.5):
+            drain()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        watcher.join()
+        drain()
+
+
+@contextmanager
+def _checkpoints(out: Place, write: bool) -> Iterator[Checkpoints]:
+    """The step's checkpoints: on this machine's file system where the place is, else copied there and back."""
+    if out.is_local:
+        yield Checkpoints(out.folder(CHECKPOINTS))
+        return
+    far = out / CHECKPOINTS
+    with tempfile.TemporaryDirectory() as folder:
+        for name in far.names():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(far.read(name))
+        yield _Mirrored(folder, far=far if write else None)
+
+
+@dataclass(frozen=True)
+class _Mirrored(Checkpoints):
+    """Local checkpoints of which every one saved is copied to `far`, its manifest last."""
+
+    far: Place | None = None
+
+    def save(self, state: State, extra: dict[str, Any] | None = None) -> Path:
+        place = super().save(state, extra)
+        if self.far is not None:
+            for path in sorted(place.iterdir(), key=lambda p: p.name == "manifest.json"):
+                self.far.write(f"{place.name}/{path.name}", path.read_bytes())
+            kept = {p.name for p in Path(self.folder).iterdir()}
+            for old in {name.split("/")[0] for name in self.far.names()} - kept:
+                self.far.remove(old)
+        return place
+
+
+def _storage(out: Place) -> str:
+    """Where Ray Train keeps its own book-keeping of a run."""
+    return str(out.folder("_work/ray")) if out.is_local else f"{out.url}/_work/ray"
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,140 @@
+"""Checkpoints that are whole or not there: written aside, hashed, renamed into place; read only if every bit is right.
+
+A checkpoint is a folder of state.safetensors (tensors), state.json (numbers) and manifest.json, which is written last
+and holds the SHA-256 of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.learning.state import State
+
+TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The newest `keep` checkpoints of one run, in a local folder that one process writes to."""
+
+    folder: str | os.PathLike[str]
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is {self.keep}: keep at least 1 checkpoint.")
+
+    def save(self, state: State, extra: dict[str, Any] | None = None) -> Path:
+        """Write the state (and JSON-able `extra`) under its images seen, drop the oldest, and return the folder.
+
+        Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it.
+        """
+        place = Path(self.folder) / f"{state.images:012d}"
+        for later in (old for old in self._all() if old.name > place.name):
+            if flaw(later) is None:
+                raise ValueError(f"{later} is further than this run ({state.images} images): restore it or move it.")
+            shutil.rmtree(later)
+        write(place, state.tensors(), state.meta() | {"extra": extra or {}})
+        for old in self._all()[self.keep :]:
+            shutil.rmtree(old)
+        return place
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and numbers of the newest whole checkpoint (None: there is none); warns about each damaged one."""
+        for place in self._all():
+            problem = flaw(place)
+            if problem is None:
+                return read(place)
+            warnings.warn(f"checkpoint {place} is damaged ({problem}): trying the one before it.", stacklevel=2)
+        return None
+
+    def restore(self, state: State) -> bool:
+        """Load the newest whole checkpoint into `state`; False if there is none."""
+        found = self.latest()
+        if found is None:
+            return False
+        state.load(*found)
+        return True
+
+    def _all(self) -> list[Path]:
+        folder = Path(self.folder)
+        names = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else ()
+        return sorted(names, key=lambda p: p.name, reverse=True)
+
+
+def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Make `place` a checkpoint in one atomic rename; what a crash leaves behind is a hidden folder beside it."""
+    place = Path(place)
+    aside = place.with_name(f".writing-{place.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    _safetensors().save_file(copies, aside / TENSORS)
+    (aside / NUMBERS).write_bytes(_render(meta))
+    hashes = {name: _sha256(aside / name) for name in (TENSORS, NUMBERS)}
+    (aside / MANIFEST).write_bytes(_render(hashes))
+    for name in (TENSORS, NUMBERS, MANIFEST, "."):
+        _sync(aside / name)
+    if place.exists():
+        shutil.rmtree(place)  # a folder cannot be renamed over another; the checkpoint before it is still there
+    os.replace(aside, place)
+    _sync(place.parent)
+
+
+def read(place: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and numbers of a checkpoint; raises ValueError if a bit of it has changed."""
+    place = Path(place)
+    problem = flaw(place)
+    if problem is not None:
+        raise ValueError(f"checkpoint {place} is damaged ({problem}): use an earlier one.")
+    return _safetensors().load_file(place / TENSORS), json.loads((place / NUMBERS).read_bytes())
+
+
+def flaw(place: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a checkpoint, in a few words, or None."""
+    place = Path(place)
+    try:
+        raw = (place / MANIFEST).read_bytes()
+        hashes = json.loads(raw)
+        # Comparing the rendering finds flipped bits that JSON would not mind.
+        if not isinstance(hashes, dict) or set(hashes) != {TENSORS, NUMBERS} or _render(hashes) != raw:
+            return f"{MANIFEST} is not as written"
+        return next((f"{name} has changed" for name, sha in hashes.items() if _sha256(place / name) != sha), None)
+    except OSError as error:
+        return f"{Path(error.filename or place).name} cannot be read"
+    except ValueError:
+        return f"{MANIFEST} is not JSON"
+
+
+def _render(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors: pip install safetensors, or train without them.") from error
+    return safetensors.torch

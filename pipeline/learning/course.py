@@ -1,0 +1,57 @@
+"""A course of training: everything that `fit` takes, made where it runs, from one process's point of view."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from pipeline.diffusion.levels import Levels
+from pipeline.keys import Key
+from pipeline.learning.loop import Clock, Every, fit
+from pipeline.learning.state import State
+from pipeline.objectives.objective import Batch, Objective
+
+
+@dataclass
+class Course:
+    """`batches(start, rank, world)` gives this process's share of every global batch from image `start` on."""
+
+    state: State
+    batches: Callable[[int, int, int], Iterable[Batch]]
+    objective: Objective
+    levels: Levels
+    clock: Clock
+    key: Key
+    validate: Callable[[nn.Module], float] | None = None
+    waited: float = 0.0
+
+    def run(
+        self, hooks: Sequence[Every] = (), rank: int = 0, world: int = 1, parallel: nn.Module | None = None
+    ) -> State:
+        """Train from where the state stands to the end; a finished state returns at once."""
+        source = self._timed(self.batches(self.state.images, rank, world))
+        return fit(
+            self.state,
+            source,
+            self.objective,
+            self.levels,
+            self.clock,
+            self.key,
+            hooks=hooks,
+            validate=self.validate,
+            parallel=parallel,
+        )
+
+    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; `waited` adds up the seconds in which training had none."""
+        source = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch

@@ -1,0 +1,1 @@
+"""How a denoiser learns; one method a file."""

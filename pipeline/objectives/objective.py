@@ -1,0 +1,85 @@
+"""How a denoiser learns: an objective maps a denoiser, a batch and its noise levels to one loss per example.
+
+A batch knows where it stands in the global batch. Randomness is drawn for the global batch and sliced, so two ranks
+of eight examples and one of sixteen see the same noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.keys import Key
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows offset..offset+B of a global batch of `total` (default: all of it).
+
+    x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None.
+    """
+
+    x: Tensor
+    cond: Tensor | None = None
+    index: Tensor | None = None
+    offset: int = 0
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or self.offset + len(self.x) > self.whole:
+            raise ValueError(
+                f"a batch of {len(self.x)} rows at offset {self.offset} does not lie within a global batch of "
+                f"{self.whole}: check offset and total."
+            )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def whole(self) -> int:
+        """The rows of the global batch."""
+        return len(self.x) if self.total is None else self.total
+
+    def normal(self, key: Key) -> Tensor:
+        """White noise shaped as x: this batch's rows of what the key draws for the global batch, on x's device."""
+        shape = (self.whole, *self.x.shape[1:])
+        z = torch.randn(shape, generator=key.torch(self.x.device), device=self.x.device, dtype=self.x.dtype)
+        return z[self.offset : self.offset + len(self)]
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda rows: rows.to(device, non_blocking=True))
+
+    def split(self, rows: int | None) -> list[Batch]:
+        """The batch in pieces of at most `rows`, each knowing its place (None: one piece)."""
+        if rows is None or rows >= len(self):
+            return [self]
+        starts = range(0, len(self), rows)
+        parts = [self._each(lambda t, at=at: t[at : at + rows], offset=self.offset + at) for at in starts]
+        return parts
+
+    def _each(self, change: Callable[[Tensor], Tensor], **place: int) -> Batch:
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: change(value) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **moved, total=self.whole, **place)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What to minimise for each example (B,), and scalars worth logging (means over the batch, no gradient)."""
+
+    each: Tensor
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """A frozen dataclass of hyper-parameters; minimised by the true posterior mean E[x₀ | x]."""
+
+    @abstractmethod
+    def __call__(self, D: Denoiser, batch: Batch, sigma: Tensor, key: Key) -> Loss:
+        """The loss of D on a batch at σ (B,); `key` is this step's, so fold a purpose into it for each draw."""

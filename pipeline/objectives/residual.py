@@ -1,0 +1,40 @@
+"""The residual objective: what is left of x₀ after the views, regularised hard.
+
+L = mean |(D_base + c_r F − x₀)/c_r|² + λ mean |F|². Unregularised and in a class that can express the base, F would
+undo the base and be plain training from scratch; the penalty shrinks its optimum towards no correction, F* → F*/(1 + λ)
+("Bootstrapping Diffusion", Ma, arXiv 2505.11825, requires such a regulariser for its bound).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.compose import Base, Residual
+from pipeline.diffusion.denoiser import expand
+from pipeline.keys import Key
+from pipeline.objectives.objective import Batch, Loss, Objective
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualDenoising(Objective):
+    """`base` is frozen, `scale` (bins,) is c_r, `output_l2` is λ ≥ 0."""
+
+    base: Base
+    scale: Tensor
+    output_l2: float = 0.0
+
+    def __call__(self, F: Residual, batch: Batch, sigma: Tensor, key: Key) -> Loss:
+        """One loss per example (B,); `kept` is the share of the base's error that remains."""
+        x0 = batch.x
+        x = x0 + expand(sigma, x0) * batch.normal(key.fold("noise"))
+        with torch.no_grad():
+            seen = self.base.see(x, sigma, batch.cond)
+            target = (x0 - seen.mean) / expand(self.base.config.bins.read(self.scale, sigma), x)
+        out = F(x, sigma, seen, batch.cond)
+        fit = ((out - target) ** 2).flatten(1).mean(1)
+        size = (out**2).flatten(1).mean(1)
+        kept = fit.detach().sum() / (target**2).flatten(1).mean(1).sum()
+        return Loss(fit + self.output_l2 * size, {"kept": kept, "output": size.detach().mean()})

@@ -1,0 +1,131 @@
+"""Masks: pixels and boxes that were not seen, A x = m ⊙ x with m in {0, 1}.
+
+A mask keeps the image's shape and puts 0 where nothing was seen; A = Aᵀ = A² = A⁺ is the orthogonal projection on the
+visible pixels. A Aᵀ = diag(m) is not I, so measurement noise also falls on the hidden zeros, where it says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.keys import Key
+from pipeline.physics.corruption import Corruption, Row, column
+from pipeline.physics.linear import LinearMap, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(LinearMap):
+    """A x = m ⊙ x: `mask` is a boolean tensor (B or 1, *) that broadcasts to (B, *shape), True where a pixel is seen.
+
+    A hidden pixel becomes 0 whatever it holds, NaN included.
+    """
+
+    shape: Shape
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool:
+            raise ValueError(f"Masked needs a boolean mask, True where seen, got {self.mask.dtype}.")
+        lengths = tuple(self.mask.shape[1:])
+        fits = len(lengths) == len(self.shape) and all(m in (1, n) for m, n in zip(lengths, self.shape))
+        if not fits or len(self.mask) == 0:
+            expected = ", ".join(map(str, ("B", *self.shape)))
+            raise ValueError(f"Masked needs a mask that broadcasts to ({expected}), got {tuple(self.mask.shape)}.")
+
+    @property
+    def in_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.shape
+
+    @property
+    def rows(self) -> int:
+        return len(self.mask)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check(x, self.shape)
+        return torch.where(self.mask.to(x.device), x, 0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self(y)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A⁺ = A, an orthogonal projection."""
+        return self(y)
+
+
+@dataclass(frozen=True)
+class PixelMask(Corruption):
+    """Each pixel is hidden with probability p in [0, 1), all its channels together or each by itself.
+
+    Images are (C, ...), one or more axes after the channels. A row holds the mask as packed bits.
+    """
+
+    p: float
+    per_channel: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.p < 1:
+            raise ValueError(f"PixelMask.p is the probability to hide a pixel, 0 <= p < 1, got {self.p}.")
+
+    def _mask_shape(self, shape: Shape) -> Shape:
+        if len(shape) < 2:
+            raise ValueError(f"PixelMask needs an image shape (C, ...) of two or more axes, got {shape}.")
+        return shape if self.per_channel else (1, *shape[1:])
+
+    def draw(self, shape: Shape, key: Key) -> Row:
+        seen = key.numpy().random(self._mask_shape(shape)) >= self.p
+        return {"mask": np.packbits(seen)}
+
+    def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
+        mask_shape = self._mask_shape(shape)
+        pixels = math.prod(mask_shape)
+        packed = column(rows, "mask", width=-(-pixels // 8))
+        bits = np.unpackbits(packed.astype(np.uint8, copy=False), axis=1, count=pixels)
+        return Masked(shape, torch.from_numpy(bits.astype(bool)).reshape(-1, *mask_shape))
+
+
+@dataclass(frozen=True)
+class BoxMask(Corruption):
+    """A box is hidden: its sides are uniform in [low, high] of the image's, its place uniform among those that fit.
+
+    Images are (..., H, W); every channel and frame is hidden alike. A row holds top, left, height and width in pixels.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"BoxMask needs sides with 0 <= low <= high <= 1, got low {self.low}, high {self.high}.")
+
+    def draw(self, shape: Shape, key: Key) -> Row:
+        self._require_image(shape)
+        generator = key.numpy()
+        sides = np.rint(generator.uniform(self.low, self.high, size=2) * shape[-2:]).astype(np.int64)
+        corner = generator.integers(0, np.array(shape[-2:]) - sides, endpoint=True)
+        return {"box": np.concatenate([corner, sides]).astype(np.int32)}
+
+    def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
+        self._require_image(shape)
+        H, W = shape[-2:]
+        top, left, height, width = torch.from_numpy(column(rows, "box", width=4).astype(np.int64)).T[..., None]
+        i, j = torch.arange(H), torch.arange(W)
+        hidden_rows = (top <= i) & (i < top + height)
+        hidden_columns = (left <= j) & (j < left + width)
+        seen = ~(hidden_rows[:, :, None] & hidden_columns[:, None, :])
+        return Masked(shape, seen.reshape(-1, *(1,) * (len(shape) - 2), H, W))
+
+    def _require_image(self, shape: Shape) -> None:
+        if len(shape) < 2:
+            raise ValueError(f"BoxMask needs an image shape (..., H, W), got {shape}.")

@@ -1,0 +1,96 @@
+"""The command line: `kintsugi VERB ...`, the same as `python -m stages VERB ...`.
+
+Results go to standard output, progress to standard error. Exit codes: 0 done, 1 failed, 2 the command or the data
+cannot be used as they are (one sentence says what to do).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from pipeline.config import ConfigError, nearest
+
+VERBS = {
+    "run": "make everything a recipe needs that is not made yet",
+    "plan": "say what `run` would do, and why",
+    "show": "print a recipe's options, or what an artifact was made from",
+    "diff": "say in which options two artifacts differ",
+    "ls": "list artifacts",
+    "gc": "delete what no name leads to",
+    "sample": "draw images from a model",
+    "evaluate": "measure a model on a set of images",
+    "doctor": "check this machine, the store, Ray and MLflow",
+}
+USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if debug:
+        os.environ["KINTSUGI_DEBUG"] = "1"
+    try:
+        return _command(words)
+    except KeyboardInterrupt:
+        return _say("interrupted: the same command continues where this one stopped", 130, debug)
+    except (ValueError, TypeError) as error:
+        return _say(str(error), 2, debug)
+    except Exception as error:
+        cause = _root(error)
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return _say(_disk(cause), 1 if cause.errno in FULL else 2, debug)
+        if isinstance(cause, ValueError | TypeError) and cause is not error:
+            return _say(str(error), 2, debug)
+        return _say(f"{error or type(error).__name__} (--debug shows where)", 1, debug)
+
+
+def _command(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise ConfigError(f"there is no command '{verb}'{nearest(verb, VERBS)}")
+    return _entry(verb)(rest)
+
+
+def _entry(verb: str) -> Callable[[list[str]], int]:
+    """Imported only now: `kintsugi --help` must not wait for torch."""
+    from stages import running, verbs
+
+    return getattr(running if verb in ("run", "plan") else verbs, verb)
+
+
+def _say(sentence: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    text = " ".join(sentence.split())
+    print(f"kintsugi: {text}", file=sys.stderr)
+    return code
+
+
+def _root(error: BaseException) -> BaseException:
+    """What a failure began with, through the wrappers of steps and of Ray."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException) or inner is error:
+            return error
+        error = inner
+
+
+def _disk(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in FULL:
+        return f"the disk is full{where}: free some space, `kintsugi gc` lists what is not needed, and run again"
+    return f"{os.strerror(error.errno or 0)}{where}: check the path and your rights to it"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Compare: several models' evaluations side by side, as one report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine.pictures import bars, curves, grid
+from pipeline.engine.report import Part, Report
+from pipeline.graph import Context, Stage, Step
+from stages.corrupt import load
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model under its name: how it was measured and what it drew."""
+
+    name: str
+    evaluation: Step
+    samples: Step
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A set of rows under its name, to be shown."""
+
+    name: str
+    data: Step
+
+
+@dataclass(frozen=True)
+class Compare(Stage):
+    """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`.
+
+    Args:
+        title: the report's heading.
+        contestants: the models.
+        data: the sets they learned from, shown as pictures.
+        against: the baseline's name.
+        ceiling: the name of the model that saw everything unharmed, if there is one.
+        calibration: the composed model, whose scale and gates are plotted.
+        base: the combined views, whose errors are plotted.
+    """
+
+    title: str
+    contestants: tuple[Contestant, ...]
+    data: tuple[Shown, ...]
+    against: str
+    ceiling: str | None = None
+    calibration: Step | None = None
+    base: Step | None = None
+    names: tuple[str, ...] = ()
+
+    def run(self, at: Context) -> None:
+        found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
+        metrics = self.metrics(found)
+        report = Report(self.title, [self.verdict(metrics)])
+        report.parts.append(self._numbers(found))
+        drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
+        report.parts.append(Part("Samples", ["The same starting noise for each model."], pictures=drawn))
+        shown = [(s.name, grid(_as_pixels(load(at.open(s.data)).take(range(32)).x().numpy()), 16)) for s in self.data]
+        report.parts.append(Part("What they learned from", pictures=shown))
+        report.parts += self._calibration(at)
+        cards = {c.name: found[c.name]["cards"] for c in self.contestants}
+        report.parts.append(Part("How it was measured", code=json.dumps(cards, indent=1, ensure_ascii=False)))
+        for part in report.parts:
+            for caption, png in part.pictures:
+                at.tracker.picture(f"{caption}.png", png)
+        at.tracker.metrics(metrics, at=0)
+        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("report.html", report.html())
+
+    def metrics(self, found: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """{"denoising_error/<name>", "frechet/<name>", "ratio", and "gap_closed" where there is a ceiling}."""
+        values = {f"{kind}/{name}": m[kind] for kind in ("denoising_error", "frechet") for name, m in found.items()}
+        best, base = (found[n]["denoising_error"] for n in (self.contestants[0].name, self.against))
+        values["ratio"] = best / base
+        if self.ceiling is not None:
+            values["gap_closed"] = (base - best) / (base - found[self.ceiling]["denoising_error"])
+        return values
+
+    def verdict(self, metrics: dict[str, float]) -> str:
+        """One plain sentence."""
+        name, percent = self.contestants[0].name, 100 * (1 - metrics["ratio"])
+        said = f"{abs(percent):.1f}% {'lower' if percent >= 0 else 'higher'} than {self.against}'s"
+        text = f"On held-out images the denoising error of {name} is {said}"
+        if self.ceiling is not None:
+            text += f", {100 * metrics['gap_closed']:.0f}% of the way to {self.ceiling}"
+        return text + "."
+
+    def _numbers(self, found: dict[str, dict[str, Any]]) -> Part:
+        rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
+        card = next(iter(found.values()))["cards"]["frechet"]
+        sigma = next(iter(found.values()))["sigma"]
+        base = np.array(found[self.against]["mse"])
+        relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
+        return Part(
+            "Numbers",
+            [
+                f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."
+            ],
+            ["model", "denoising error", "Fréchet distance"],
+            rows,
+            [
+                (
+                    "denoising error",
+                    bars({n: m["denoising_error"] for n, m in found.items()}, "weighted error, held out"),
+                ),
+                (
+                    f"error over noise levels, relative to {self.against}",
+                    curves(sigma, relative, "σ", f"mean-square error / {self.against}'s"),
+                ),
+            ],
+        )
+
+    def _calibration(self, at: Context) -> list[Part]:
+        if self.calibration is None or self.base is None:
+            return []
+        base, residual = at.open(self.base).json("calibration.json"), at.open(self.calibration).json("calibration.json")
+        names = self.names or tuple(str(i) for i in range(len(base["view_error"])))
+        errors = dict(zip(names, base["view_error"], strict=True))
+        return [
+            Part(
+                "Views and residual",
+                [f"{base['unseen_share']:.1%} of the variance is seen by no view."],
+                pictures=[
+                    ("view errors", curves(base["sigma"], errors, "σ", "mean-square error per pixel", log_y=True)),
+                    ("scale of the residual", curves(residual["sigma"], {"c_r": residual["scale"]}, "σ", "c_r")),
+                    ("gates of the residual", curves(residual["sigma"], {"gate": residual["gate"]}, "σ", "gate")),
+                ],
+            )
+        ]
+
+
+def _as_pixels(x: np.ndarray) -> np.ndarray:
+    """Images of any range as uint8: [-1, 1] kept, wider ranges (pooled views) brought into it."""
+    return ((x / max(1.0, float(np.abs(x).max())) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)

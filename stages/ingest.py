@@ -1,0 +1,130 @@
+"""Ingest: anybody's images, decoded, checked, brought to one shape and packed into shards.
+
+A file that cannot be used is handled by `on_bad`: `FAIL` stops at the first; `SKIP` leaves it out; `QUARANTINE` keeps
+its bytes under `quarantine/` as well. What was left out stands in `skipped.json`; more than `budget` of it is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fsspec.core import url_to_fs
+
+from pipeline.data.images import BadImage, Fit, Resize, decode, header
+from pipeline.data.records import Examples
+from pipeline.data.sources import Piece, Raw, Source
+from pipeline.engine.shards import map_shards
+from pipeline.graph import Context, Stage
+from pipeline.place import Place
+
+
+class OnBad(Enum):
+    """What to do with a file that is no usable image."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Ingest(Stage):
+    """Rows (id, image, label) of one shape from a source.
+
+    Args:
+        source: where the images are.
+        shape: (C, H, W) of every row; C = 1 is grey, 3 is RGB.
+        resize: what happens to an image of another size.
+        labels: whether every example must have a label.
+        on_bad: what happens to a file that is no usable image.
+        budget: the largest share of the files that may be left out, in [0, 1].
+        snapshot: what `snapshot(source)` said when the step was planned, so that changed files are read again.
+    """
+
+    source: Source
+    shape: tuple[int, int, int]
+    resize: Resize = Resize.FAIL
+    labels: bool = False
+    on_bad: OnBad = OnBad.FAIL
+    budget: float = 0.01
+    snapshot: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width)")
+        if not 0 <= self.budget <= 1:
+            raise ValueError(f"budget is {self.budget}: give the share of files that may be left out, from 0 to 1")
+
+    def run(self, at: Context) -> None:
+        pieces = self.source.pieces()
+        reports = map_shards(partial(_ingest, self, at.out), pieces, at)
+        skipped = [bad for report in reports for bad in report["skipped"]]
+        rows = sum(report["rows"] for report in reports)
+        at.out.write("skipped.json", json.dumps(skipped, indent=1))
+        if not rows:
+            raise ValueError(f"none of the {len(skipped)} files could be used; the first: {skipped[0]['why']}")
+        if len(skipped) > self.budget * (rows + len(skipped)):
+            raise ValueError(
+                f"{len(skipped)} of {rows + len(skipped)} files had to be left out, over the budget of "
+                f"{self.budget:.1%}; mend them or raise budget; the first: {skipped[0]['why']}"
+            )
+        modes = sum((Counter(report["modes"]) for report in reports), Counter())
+        describe(at.out, reports, self.shape, "uint8", {"skipped": len(skipped), "modes": dict(modes)})
+
+
+def describe(
+    out: Place, reports: list[dict[str, Any]], shape: tuple[int, ...], dtype: str, more: dict[str, Any]
+) -> None:
+    """Write `dataset.json`: what the set is and which shards hold it."""
+    shards = [{"name": report["shard"], "rows": report["rows"]} for report in reports if report["rows"]]
+    rows = sum(shard["rows"] for shard in shards)
+    out.write("dataset.json", json.dumps({"rows": rows, "shape": shape, "dtype": dtype, "shards": shards, **more}))
+
+
+def snapshot(source: Source) -> str:
+    """A digest of the names, sizes and times of a source's files; it changes when they do. "" for built-in data."""
+    url = getattr(source, "url", None)
+    if url is None:
+        return ""
+    fs, root = url_to_fs(url)
+    digest = hashlib.sha256()
+    for path, info in sorted(fs.find(root, detail=True).items()):
+        stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+        digest.update(f"{path[len(root) :]}\0{info.get('size')}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:20]
+
+
+def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
+    ids, images, labels, skipped, modes = [], [], [], [], Counter[str]()
+    fit = Fit((stage.shape[1], stage.shape[2]), stage.resize)
+    for raw in stage.source.read(piece):
+        try:
+            images.append(decode(raw.image, raw.name, "L" if stage.shape[0] == 1 else "RGB", fit))
+            modes[header(raw.image, raw.name).stored] += 1
+        except BadImage as error:
+            if stage.on_bad is OnBad.FAIL:
+                raise ValueError(
+                    f"{error} Leave such files out with --on-bad skip, or keep copies with quarantine."
+                ) from error
+            skipped.append({"id": raw.id, "why": str(error)})
+            if stage.on_bad is OnBad.QUARANTINE:
+                out.write(f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}", _bytes(raw))
+            continue
+        if stage.labels and raw.label is None:
+            raise ValueError(f"{raw.name} has no label: give every image one, or train without --labels.")
+        ids.append(raw.id)
+        labels.append(-1 if raw.label is None else raw.label)
+    report = {"skipped": skipped, "modes": dict(modes)}
+    if not ids:
+        return None, report
+    return Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64)), report
+
+
+def _bytes(raw: Raw) -> bytes:
+    return raw.image if isinstance(raw.image, bytes) else np.ascontiguousarray(raw.image).tobytes()

@@ -1,0 +1,113 @@
+"""What a person watches while a recipe runs: bars on a terminal, JSON lines anywhere else."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TextIO
+
+from pipeline.graph import Event, Step
+
+SHOWN = ("loss", "images_per_second", "rows_per_second", "input_wait_percent", "eta", "done")
+
+
+class Progress(ABC):
+    """Listens to the graph's events and to running steps' metrics."""
+
+    @abstractmethod
+    def event(self, event: Event) -> None:
+        """A step was found, begun, finished or lost."""
+
+    @abstractmethod
+    def metrics(self, step: Step, values: Mapping[str, float], at: int) -> None:
+        """A running step said where it is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Lines(Progress):
+    """One JSON object a line, at most one a second for each step's metrics."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def event(self, event: Event) -> None:
+        line = {"event": event.what, "step": event.step.label, "address": event.step.address}
+        self._write(line | ({"seconds": round(event.seconds, 1)} if event.seconds else {}))
+
+    def metrics(self, step: Step, values: Mapping[str, float], at: int) -> None:
+        now = time.monotonic()
+        if now - self._last.get(step.address, 0) >= 1:
+            self._last[step.address] = now
+            known = {name: round(values[name], 5) for name in SHOWN if name in values}
+            self._write({"event": "progress", "step": step.label, "at": at, **known})
+
+    def close(self) -> None:
+        self.stream.flush()
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        with self._lock:
+            print(json.dumps(line), file=self.stream, flush=True)
+
+
+class Bars(Progress):
+    """A bar a running step, a line a finished one."""
+
+    def __init__(self, stream: TextIO):
+        import rich.console
+        import rich.progress as rich_progress
+
+        self.console = rich.console.Console(file=stream)
+        self.bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description:<18}"),
+            rich_progress.BarColumn(bar_width=24),
+            rich_progress.TextColumn("{task.percentage:>3.0f}%"),
+            rich_progress.TextColumn("{task.fields[said]}"),
+            rich_progress.TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.bars.start()
+        self._tasks: dict[str, rich_progress.TaskID] = {}
+
+    def event(self, event: Event) -> None:
+        key = event.step.address
+        if event.what == "start":
+            self._tasks[key] = self.bars.add_task(event.step.label, total=1.0, said="")
+            return
+        if key in self._tasks:
+            self.bars.remove_task(self._tasks.pop(key))
+        mark = {"done": "[green]✓[/]", "cached": "[dim]·[/]", "failed": "[red]✗[/]"}[event.what]
+        took = f"{event.seconds:6.1f} s" if event.seconds else "  cached"
+        self.console.print(f"{mark} {event.step.label:<18} {took}  [dim]{key}[/]", highlight=False)
+
+    def metrics(self, step: Step, values: Mapping[str, float], at: int) -> None:
+        if step.address not in self._tasks:
+            return
+        said = []
+        for name in ("images_per_second", "rows_per_second"):
+            if name in values:
+                said.append(f"{values[name]:.0f} {name.split('_')[0]}/s")
+        if "loss" in values:
+            said.append(f"loss {values['loss']:.4f}")
+        if "input_wait_percent" in values:
+            said.append(f"input wait {values['input_wait_percent']:.1f}%")
+        if "eta" in values:
+            said.append(f"ETA {values['eta']:.0f} s")
+        self.bars.update(self._tasks[step.address], completed=values.get("done", 0), said="  ".join(said))
+
+    def close(self) -> None:
+        self.bars.stop()
+
+
+def watch() -> Progress:
+    """Bars if standard error is a terminal, else lines. Standard output is for results."""
+    return Bars(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)

@@ -1,0 +1,1 @@
+"""Recipes: functions that join stages into a graph of steps, one method a file."""

@@ -1,0 +1,140 @@
+"""partial_views: few perfect images and many imperfect ones, each set seen through its own view.
+
+One model a view, the views combined by precision-weighted least squares, a regularised residual on top; judged at equal
+clean images against a model of the clean images alone and against the views alone. `pipeline/diffusion/compose.py` has
+the mathematics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
+from pipeline.data.images import Resize
+from pipeline.data.sources import source_of
+from pipeline.graph import Scale, Step, step
+from pipeline.physics.corruption import Clean, Through
+from pipeline.physics.linear import LinearMap
+from pipeline.physics.views import Crop, Pool
+from stages.compare import Compare, Contestant, Shown
+from stages.compose import Combine, Regularisation, Seen, TrainResidual
+from stages.corrupt import Corrupt, Part
+from stages.evaluate import Evaluate
+from stages.ingest import Ingest, OnBad, snapshot
+from stages.sample import Sample
+from stages.train import Fit, Train
+
+
+@dataclass(frozen=True)
+class Named:
+    """A view under its name."""
+
+    name: str
+    map: LinearMap
+
+
+def partial_views(
+    data: str = "digits",
+    clean: int = 96,
+    per_view: int = 430,
+    size: int | None = None,
+    resize: Resize = Resize.FAIL,
+    on_bad: OnBad = OnBad.FAIL,
+    budget: float = 0.01,
+    ceiling: bool = False,
+    samples: int = 256,
+    seed: int = 0,
+    scale: Scale = Scale(),
+    views: tuple[Named, ...] | None = None,
+    view_backbone: Backbone = unet.Config(),
+    clean_backbone: Backbone = unet.Config(),
+    residual_backbone: Backbone = unet.Config(),
+    view_fit: Fit = Fit(),
+    clean_fit: Fit = Fit(),
+    residual_fit: Fit = Fit(),
+    residual: Regularisation = Regularisation(),
+) -> Step:
+    """Train a diffusion model from partial views and a few full images, and compare it with what those few give.
+
+    Args:
+        data: "digits", or a folder of images, a parquet file or folder, an .npy or .npz file; any fsspec URL.
+        clean: how many images are seen whole.
+        per_view: how many images each view has; no image is in two sets.
+        size: side of the square that images are brought to (with --resize); their own size if not given.
+        resize: what to do with images of another size.
+        on_bad: what to do with a file that is no usable image.
+        budget: the largest share of the files that may be left out.
+        ceiling: also train on all the same images unharmed, which shows how far there is to go.
+        samples: how many images each model draws for the Fréchet distance.
+        seed: of every random choice.
+        scale: workers of each training step, and CPUs and GPUs of each worker.
+        views: the views; two overlapping crops and a pooled view if not given.
+        view_backbone: network of each view's model.
+        clean_backbone: network of the clean-only model (and of the ceiling).
+        residual_backbone: network of the residual.
+        view_fit: how each view's model is trained.
+        clean_fit: how the clean-only model is trained (and the ceiling, for as many steps as all views together).
+        residual_fit: how the residual is trained.
+        residual: what regularises the residual.
+    """
+    source = source_of(data)
+    mode, own = source.peek()
+    shape = (1 if mode == "L" else 3, *((size, size) if size else own))
+    chosen = default_views(shape) if views is None else views
+    full = step(Ingest(source, shape, resize, on_bad=on_bad, budget=budget, snapshot=snapshot(source)), "ingest")
+
+    few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean")
+    parts = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
+    held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test")
+    harmed = [
+        step(Corrupt(full, p, Through(v.map), seed), f"data/{v.name}") for p, v in zip(parts, chosen, strict=True)
+    ]
+    seen = [
+        Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale))
+        for v, d in zip(chosen, harmed, strict=True)
+    ]
+
+    base = step(Combine(tuple(seen), few, seed=seed), "base")
+    composed = step(TrainResidual(base, few, residual_backbone, residual, residual_fit, seed), "composed", scale)
+    models = {"composed": composed, "base": base}
+    models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
+    if ceiling:
+        every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed")
+        models["ceiling"] = step(Train(every, view_backbone, view_fit, seed), "ceiling", scale)
+
+    contestants = []
+    for name, model in models.items():
+        drawn = step(Sample(model, samples, seed=seed), f"samples/{name}")
+        judged = step(Evaluate(model, held, drawn), f"evaluate/{name}")
+        contestants.append(Contestant(name, judged, drawn))
+    shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
+    return step(
+        Compare(
+            title="Diffusion from partial views",
+            contestants=tuple(contestants),
+            data=tuple(shown),
+            against="clean_only",
+            ceiling="ceiling" if ceiling else None,
+            calibration=composed,
+            base=base,
+            names=tuple(v.name for v in chosen),
+        ),
+        "report",
+    )
+
+
+def default_views(shape: tuple[int, int, int]) -> tuple[Named, ...]:
+    """Two crops of the full height that overlap by a quarter of the width, and every 2x2 block averaged.
+
+    Raises: ValueError: a side is not a multiple of 2, or under 4.
+    """
+    _, height, width = shape
+    if height % 2 or width % 2 or min(height, width) < 4:
+        raise ValueError(f"images of {height}x{width} have no default views: give --size with an even number from 4")
+    wide = width // 2 + max(1, width // 8)
+    return (
+        Named("left", Crop(shape, 0, 0, height, wide)),
+        Named("right", Crop(shape, 0, width - wide, height, wide)),
+        Named("pooled", Pool(shape, 2)),
+    )

@@ -1,0 +1,139 @@
+"""`kintsugi run RECIPE` and `kintsugi plan RECIPE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+
+from pipeline import config, graph
+from pipeline.config import ConfigError
+from pipeline.store import Store
+from stages import recipe as recipes
+from stages.progress import watch
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options of every recipe command."""
+
+    store: Annotated[str, tyro.conf.arg(help="where results are kept: a folder or any fsspec URL")] = "runs"
+    config: Annotated[str | None, tyro.conf.arg(help="a YAML file of options, as `kintsugi show` prints them")] = None
+    set: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help="path=value: any option by its dotted path")
+    ] = ()
+    json: Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")] = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe with its options resolved, and the step they lead to."""
+
+    name: str
+    options: Any
+    common: Any
+    target: graph.Step
+    store: Store
+
+
+def run(words: list[str]) -> int:
+    """Make what is missing, then say what came of it."""
+    from pipeline.engine import cluster
+    from pipeline.engine.track import Tracking
+
+    start = time.monotonic()
+    asked = _asked("run", words)
+    if asked is None:
+        return 0
+    store, target = asked.store, asked.target
+    store.check_writable()
+    results = store.place / f"results/{asked.name}/{target.fingerprint}"
+    results.write("config.yaml", _yaml(asked.options))
+    store.point(asked.name, {node.label: node.address for node in graph.walk(target)})
+    progress = watch()
+    try:
+        if store.has(target) and not any(line.cached is False for line in graph.plan(target, store)):
+            counts = graph.run(target, store, _untracked, listen=progress.event)
+        else:
+            with cluster.connect() as capacity:
+                tracking = Tracking(store, asked.name, progress.metrics)
+                counts = graph.run(target, store, tracking, capacity, progress.event)
+    finally:
+        progress.close()
+    return _report(asked, counts, results, time.monotonic() - start)
+
+
+def plan(words: list[str]) -> int:
+    """Print each step: cached, or why it will run."""
+    asked = _asked("plan", words)
+    if asked is None:
+        return 0
+    lines = graph.plan(asked.target, asked.store, asked.name)
+    missing = sum(not line.cached for line in lines)
+    if asked.common.json:
+        steps = [{"step": p.step.label, "address": p.step.address, "cached": p.cached, "why": p.why} for p in lines]
+        print(
+            json.dumps({"recipe": asked.name, "target": asked.target.fingerprint, "missing": missing, "steps": steps})
+        )
+        return 0
+    for line in lines:
+        print(f"{'cached  ' if line.cached else 'will run'}  {line.step.label:<22} {line.step.address:<34} ", end="")
+        print("" if line.cached else line.why)
+    print(f"{missing} of {len(lines)} steps will run")
+    return 0
+
+
+def _asked(verb: str, words: list[str]) -> Asked | None:
+    known = ", ".join(recipes.names())
+    if not words or words[0].startswith("-"):
+        if words and words[0] in ("-h", "--help"):
+            print(
+                f"usage: kintsugi {verb} RECIPE [OPTIONS]\n\nrecipes: {known}\noptions: kintsugi {verb} RECIPE --help"
+            )
+            return None
+        raise ConfigError(f"say which recipe to {verb}: {known}")
+    name = words[0]
+    recipe = recipes.find(name)
+    options, common = recipes.resolve(recipe, words[1:], Common, f"kintsugi {verb} {name}")
+    return Asked(name, options, common, recipes.build(recipe, options), Store(common.store))
+
+
+def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) -> int:
+    made = asked.store.artifact(asked.target.address)
+    metrics = made.json("metrics.json") if "metrics.json" in made.names() else {}
+    results.write("metrics.json", json.dumps(metrics, indent=1))
+    page = None
+    if "report.html" in made.names():
+        results.write("report.html", made.read("report.html"))
+        page = str(Path(results.at("report.html"))) if results.is_local else f"{results.url}/report.html"
+    for name, value in metrics.items():
+        print(f"{name:<32} {value:.4f}")
+    print(f"{counts['run']} steps run, {counts['cached']} cached, {seconds:.0f} s")
+    if page:
+        print(f"report: {page}")
+    sys.stdout.flush()
+    if asked.common.json:
+        said = {
+            "recipe": asked.name,
+            "target": asked.target.fingerprint,
+            "steps": counts,
+            "metrics": metrics,
+            "report": page,
+            "seconds": round(seconds, 2),
+        }
+        print(json.dumps(said))
+    return 0
+
+
+def _untracked(step: graph.Step) -> Any:
+    raise RuntimeError(f"{step.label} was found and is gone: run again")
+
+
+def _yaml(options: Any) -> str:
+    return yaml.safe_dump(config.to_json(options, type(options)), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,132 @@
+"""Train: one denoiser from one set of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
+from pipeline.data.reader import batches
+from pipeline.data.records import Examples
+from pipeline.diffusion.levels import Levels, Stratified
+from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.engine.train import Cadence, train
+from pipeline.graph import Context, Stage, Step
+from pipeline.keys import Key
+from pipeline.learning.course import Course
+from pipeline.learning.ema import EMA
+from pipeline.learning.loop import Clock
+from pipeline.learning.optim import AdamW
+from pipeline.learning.state import State
+from pipeline.learning.weights import pack
+from pipeline.objectives.denoising import Denoising
+from pipeline.objectives.objective import Batch
+from pipeline.store import Artifact
+from stages.corrupt import load
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a network is trained, in images seen.
+
+    Args:
+        images: how many images are seen in all.
+        batch: how many make one step, over all workers.
+        optim: optimiser, rate, weight decay, schedule, clipping.
+        ema: half-life of the averaged weights that are kept.
+        levels: where noise levels are drawn.
+        shift: largest random shift of an image in pixels, applied to half of them; edges repeat.
+    """
+
+    images: int = 30_000
+    batch: int = 64
+    optim: AdamW = AdamW()
+    ema: EMA = EMA(halflife=2_000)
+    levels: Levels = Stratified()
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.batch < 1 or self.shift < 0:
+            raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
+
+    @property
+    def clock(self) -> Clock:
+        """The loop's clock."""
+        return Clock(images=self.images, batch=self.batch)
+
+    @property
+    def cadence(self) -> Cadence:
+        """Fifty posts and five checkpoints in a run."""
+        return Cadence(post=max(self.batch, self.images // 50), checkpoint=max(self.batch, self.images // 5))
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """A denoiser (`denoiser.json`, `weights.safetensors`) of the rows in `data`, by plain denoising."""
+
+    data: Step
+    backbone: Backbone = unet.Config()
+    fit: Fit = Fit()
+    seed: int = 0
+
+    def run(self, at: Context) -> None:
+        metrics = train(partial(_course, self, at.open(self.data)), _save, at, self.fit.cadence)
+        at.out.write("metrics.json", json.dumps(metrics))
+
+
+def _course(stage: Train, data: Artifact, device: torch.device) -> Course:
+    examples = load(data)
+    x0 = examples.x()
+    precond = EDM(sigma_data=float(x0.std()))
+    key = Key(stage.seed).fold("train")
+    torch.manual_seed(key.fold("weights").integer())
+    model = Preconditioned.Config(examples.shape, stage.backbone, precond).build().to(device)
+    return Course(
+        state=State.create(model, stage.fit.optim, stage.fit.ema),
+        batches=reader(examples, stage.fit, stage.seed),
+        objective=Denoising(precond),
+        levels=stage.fit.levels,
+        clock=stage.fit.clock,
+        key=key,
+    )
+
+
+def _save(state: State) -> dict[str, bytes]:
+    return pack(state.result())
+
+
+def reader(examples: Examples, fit: Fit, seed: int) -> Callable[[int, int, int], Iterator[Batch]]:
+    """`batches(start, rank, world)` of a course: keyed order, keyed shifts, the same for every world size."""
+    x0 = examples.x()
+
+    def stream(start: int, rank: int, world: int) -> Iterator[Batch]:
+        share = fit.batch // world
+        for k, rows in enumerate(batches(examples, fit.batch, seed, start, rank, world)):
+            x = x0[torch.from_numpy(rows)]
+            if fit.shift:
+                keyed = Key(seed).fold("shift", start + k * fit.batch)
+                x = shifted(x, fit.shift, keyed, rank * share, fit.batch)
+            yield Batch(x, index=torch.from_numpy(rows), offset=rank * share, total=fit.batch)
+
+    return stream
+
+
+def shifted(x: Tensor, most: int, key: Key, offset: int, total: int) -> Tensor:
+    """Half of the images x (B, C, H, W) moved by up to `most` pixels each way, edges repeated.
+
+    The B rows are rows `offset` to `offset + B` of a global batch of `total`, for which the shifts are drawn.
+    """
+    moves = key.numpy().integers(-most, most + 1, (total, 2)) * key.fold("half").numpy().integers(0, 2, (total, 1))
+    rows = torch.arange(x.shape[-2])
+    columns = torch.arange(x.shape[-1])
+    down, right = torch.from_numpy(moves[offset : offset + len(x)]).T
+    rows = (rows[None] - down[:, None]).clamp(0, x.shape[-2] - 1)
+    columns = (columns[None] - right[:, None]).clamp(0, x.shape[-1] - 1)
+    batch = torch.arange(len(x))[:, None, None]
+    return x.movedim(1, -1)[batch, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()

@@ -1,0 +1,248 @@
+"""The other commands: show, diff, ls, gc, sample, evaluate, doctor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from pipeline import config, graph
+from pipeline.graph import Given, Step
+from pipeline.store import Store
+from stages import recipe as recipes
+from stages.arguments import parse
+from stages.progress import watch
+
+StoreOption = Annotated[str, tyro.conf.arg(help="where results are kept: a folder or any fsspec URL")]
+JsonOption = Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")]
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print a recipe's options with what they mean, or what an artifact was made from."""
+
+    name: Positional[str]
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def show(words: list[str]) -> int:
+    """`kintsugi show RECIPE|NAME`."""
+    asked = parse(Show, words, "kintsugi show", Show.__doc__ or "")
+    if asked.name in recipes.names():
+        recipe = recipes.find(asked.name)
+        declared = recipes.options_of(recipe)
+        tree = config.to_json(declared(), declared)
+        if asked.json:
+            print(json.dumps(tree))
+            return 0
+        told = recipes.helps(recipe)
+        for name, value in tree.items():
+            print(f"# {told.get(name, '')}")
+            print(yaml.safe_dump({name: value}, sort_keys=False), end="")
+        return 0
+    store = Store(asked.store)
+    manifest = store.manifest(store.find(asked.name))
+    print(json.dumps(manifest) if asked.json else yaml.safe_dump(manifest, sort_keys=False), end="\n" * asked.json)
+    return 0
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Say in which options two artifacts differ, through everything they were made from."""
+
+    old: Positional[str]
+    new: Positional[str]
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def diff(words: list[str]) -> int:
+    """`kintsugi diff OLD NEW`."""
+    asked = parse(Diff, words, "kintsugi diff", Diff.__doc__ or "")
+    store = Store(asked.store)
+    moved = _moved(store, store.find(asked.old), store.find(asked.new), "")
+    if asked.json:
+        print(json.dumps([{"path": path, "old": old, "new": new} for path, old, new in moved]))
+        return 0
+    for path, old, new in moved:
+        print(f"{path}: {old} → {new}")
+    if not moved:
+        print("no difference")
+    return 0
+
+
+def _moved(store: Store, old: str, new: str, prefix: str) -> list[tuple[str, Any, Any]]:
+    """Differing leaves; where two needs differ, what differs in those."""
+    if old == new:
+        return []
+    before, after = store.manifest(old), store.manifest(new)
+    if before is None or after is None:
+        return [(prefix or "step", old, new)]
+    found = []
+    for path, a, b in config.differences(before["config"], after["config"]):
+        need = path.removesuffix(".step")
+        if path != need and a and b and a.split("/")[0] == b.split("/")[0]:
+            found += _moved(store, a, b, f"{prefix}{need}.")
+        else:
+            found.append((prefix + path, a, b))
+    return found
+
+
+@dataclass(frozen=True)
+class List:
+    """List artifacts, newest last, with the names that lead to them."""
+
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def ls(words: list[str]) -> int:
+    """`kintsugi ls`."""
+    asked = parse(List, words, "kintsugi ls", List.__doc__ or "")
+    store = Store(asked.store)
+    named: dict[str, list[str]] = {}
+    for name, address in store.refs().items():
+        named.setdefault(address, []).append(name)
+    manifests = sorted((store.artifact(a).manifest for a in store.addresses()), key=lambda m: m["created"])
+    rows = [
+        {
+            "address": m["address"],
+            "label": m["label"],
+            "created": m["created"],
+            "bytes": sum(file["bytes"] for file in m["files"].values()),
+            "names": named.get(m["address"], []),
+        }
+        for m in manifests
+    ]
+    if asked.json:
+        print(json.dumps(rows))
+        return 0
+    table = Table("address", "created", "size", "names", box=None)
+    for row in rows:
+        table.add_row(row["address"], row["created"], _size(row["bytes"]), ", ".join(row["names"]) or row["label"])
+    Console().print(table)
+    return 0
+
+
+@dataclass(frozen=True)
+class Collect:
+    """List what no name leads to and unfinished attempts of dead writers; with --yes, delete them."""
+
+    store: StoreOption = "runs"
+    yes: Annotated[bool, tyro.conf.arg(help="delete, rather than list")] = False
+    damaged: Annotated[bool, tyro.conf.arg(help="also what no longer matches its SHA-256")] = False
+    json: JsonOption = False
+
+
+def gc(words: list[str]) -> int:
+    """`kintsugi gc`."""
+    asked = parse(Collect, words, "kintsugi gc", Collect.__doc__ or "")
+    store = Store(asked.store)
+    garbage = store.garbage(damaged=asked.damaged)
+    if asked.yes:
+        for name in garbage:
+            store.place.remove(name)
+    if asked.json:
+        print(json.dumps({"deleted" if asked.yes else "found": garbage}))
+        return 0
+    for name in garbage:
+        print(f"{'deleted' if asked.yes else 'not needed:'} {name}")
+    print(f"{len(garbage)} {'deleted' if asked.yes else 'found; --yes deletes them'}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw images from a model and write them as one PNG."""
+
+    model: Positional[str]
+    count: int = 64
+    out: Annotated[Path, tyro.conf.arg(help="the picture to write")] = Path("samples.png")
+    seed: int = 0
+    steps: Annotated[int, tyro.conf.arg(help="steps of the Heun sampler, two network evaluations each")] = 18
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def sample(words: list[str]) -> int:
+    """`kintsugi sample MODEL`."""
+    from pipeline.diffusion.sample import Heun
+    from stages.sample import Sample
+
+    asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
+    store = Store(asked.store)
+    model = Given.find(store, asked.model)
+    made = _make(store, graph.step(Sample(model, asked.count, Heun(steps=asked.steps), asked.seed), "sample"))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_bytes(made.read("samples.png"))
+    said = {"samples": made.address, "picture": str(asked.out)}
+    print(json.dumps(said) if asked.json else f"wrote {asked.out} ({made.address})")
+    return 0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a model on a set of rows that it has not seen: denoising error, and Fréchet distance of samples."""
+
+    model: Positional[str]
+    test: Annotated[str, tyro.conf.arg(help="a set of rows in the store, such as partial_views/data/test")]
+    samples: Annotated[int, tyro.conf.arg(help="images to draw for the Fréchet distance; 0: leave it out")] = 256
+    seed: int = 0
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def evaluate(words: list[str]) -> int:
+    """`kintsugi evaluate MODEL --test SET`."""
+    from stages.evaluate import Evaluate
+    from stages.sample import Sample
+
+    asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
+    store = Store(asked.store)
+    model, test = Given.find(store, asked.model), Given.find(store, asked.test)
+    drawn = graph.step(Sample(model, asked.samples, seed=asked.seed), "samples") if asked.samples else None
+    found = _make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
+    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+    if asked.json:
+        print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": found["cards"]}))
+        return 0
+    for name, value in numbers.items():
+        print(f"{name:<20} {value:.4f}")
+    return 0
+
+
+def doctor(words: list[str]) -> int:
+    """`kintsugi doctor`."""
+    from stages.doctor import main
+
+    return main(words)
+
+
+def _make(store: Store, target: Step) -> Any:
+    from pipeline.engine import cluster
+    from pipeline.engine.track import Tracking
+
+    if not store.has(target):
+        progress = watch()
+        try:
+            with cluster.connect() as capacity:
+                graph.run(target, store, Tracking(store, "by hand", progress.metrics), capacity, progress.event)
+        finally:
+            progress.close()
+    return store.artifact(target.address)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
