@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 
 from pipeline.data.images import MAX_PIXELS
-from pipeline.data.listing import locate, shown
+from pipeline.data.listing import locate, reading, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_label, spans
 
 PIECE_BYTES = 1 << 28  # of pixels in a piece, where single images are large
@@ -84,12 +84,12 @@ class Arrays(Source):
         """The checked images and labels, open."""
         fs, path = locate(self.url)
         name = shown(self.url)
-        with fs.open(path, "rb") as file:
+        with reading(fs, path) as file:
             try:
                 if path.lower().endswith(".npz"):
                     images, labels = self._members(zipfile.ZipFile(file), name)
                 else:
-                    images, labels = _column(file, name, fs.size(path)), None
+                    images, labels = _column(file, name, fs.info(path)["size"]), None
                 _check_images(images)
                 if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
                     raise ValueError(

@@ -27,8 +27,8 @@ class Digits(Source):
         """The rows of one range, (8, 8) uint8 each."""
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        values, labels = load_digits(return_X_y=True)
+        pixels = np.rint(np.asarray(values).reshape(COUNT, 8, 8) * (255 / 16)).astype(np.uint8)
         for row in range(piece.start, piece.stop):
             name = f"digits-{row:04d}"
-            yield Raw(name, pixels[row], int(digits.target[row]), name)
+            yield Raw(name, pixels[row], int(np.asarray(labels)[row]), name)

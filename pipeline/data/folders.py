@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from pipeline.data.images import MAX_BYTES
-from pipeline.data.listing import inside, listing, locate, shown
+from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -48,6 +48,6 @@ class Folder(Source):
         """One file after the other; of a file too large to be an image only the beginning, which `decode` refuses."""
         fs, root = locate(self.url)
         for relative, label in zip(piece.files, piece.labels, strict=True):
-            with fs.open(inside(fs, root, relative), "rb") as file:
+            with reading(fs, inside(fs, root, relative)) as file:
                 image = file.read(MAX_BYTES + 1)
             yield Raw(relative, image, None if label < 0 else label, shown(f"{self.url.rstrip('/')}/{relative}"))

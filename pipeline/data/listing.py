@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import IO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -40,6 +41,11 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not exists:
         raise ValueError(f"{shown(url)} does not exist; check the path.")
     return fs, path.rstrip("/") or path
+
+
+def reading(fs: fsspec.AbstractFileSystem, path: str) -> IO[bytes]:
+    """The file, open for reading bytes."""
+    return cast("IO[bytes]", fs.open(path, "rb"))
 
 
 def oddity(relative: str) -> str | None:

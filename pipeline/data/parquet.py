@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.data.listing import inside, listing, locate, shown
+from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.shards import METADATA
 from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
 
 BATCH = 64  # rows in memory
+STRUCT = pc.StructFieldOptions("bytes")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Parquet(Source):
     def _raws(self, batch: pa.RecordBatch, columns: list[str], row: int, file: str, stem: str) -> Iterator[Raw]:
         image = batch.column(columns[0])
         label, key = (batch.column(column) if column else None for column in columns[1:])
-        encoded = pc.struct_field(image, "bytes") if pa.types.is_struct(image.type) else image
+        encoded = pc.call_function("struct_field", [image], STRUCT) if pa.types.is_struct(image.type) else image
         for i in range(len(batch)):
             name = f"row {row + i} of {shown(file)}"
             text, number = f"{stem}-{row + i}", None
@@ -100,7 +101,7 @@ class Parquet(Source):
         path = inside(fs, root, file) if fs.isdir(root) else root
         try:
             with (
-                fs.open(path, "rb") as handle,
+                reading(fs, path) as handle,
                 pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as parquet,
             ):
                 yield parquet, self._columns(parquet.schema_arrow, file)

@@ -13,10 +13,10 @@ import os
 import re
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
 
 from pipeline.data.listing import shown
 from pipeline.data.records import Examples
@@ -59,7 +59,8 @@ def write_shard(path_or_file: str | os.PathLike[str] | IO[bytes], examples: Exam
     `compress` is zstd; noise does not compress, so measurements may as well be stored plainly.
     """
     if isinstance(path_or_file, str | os.PathLike):
-        with fsspec.open(os.fspath(path_or_file), "wb") as file:
+        fs, path = url_to_fs(os.fspath(path_or_file))
+        with fs.open(path, "wb") as file:
             return write_shard(file, examples, compress)
     pq.write_table(
         to_table(examples),
@@ -67,14 +68,15 @@ def write_shard(path_or_file: str | os.PathLike[str] | IO[bytes], examples: Exam
         row_group_size=GROUP,
         compression="zstd" if compress else "none",
         use_dictionary=False,
-        write_statistics=["id", "label"],
+        write_statistics=["id", "label"],  # type: ignore[arg-type]  # a list is documented; the stub knows bools only
     )
 
 
 def read_shard(path_or_file: str | os.PathLike[str] | IO[bytes], name: str = "") -> Examples:
     """The examples of one shard (path, any fsspec URL, or a binary file); a bad one is a ValueError that names it."""
     if isinstance(path_or_file, str | os.PathLike):
-        with fsspec.open(os.fspath(path_or_file), "rb") as file:
+        fs, path = url_to_fs(os.fspath(path_or_file))
+        with fs.open(path, "rb") as file:
             return read_shard(file, name or os.fspath(path_or_file))
     name = name or str(getattr(path_or_file, "name", "this file"))
     try:

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from pipeline.data.arrays import Arrays
 from pipeline.data.digits import Digits
 from pipeline.data.folders import SUFFIXES, Folder
-from pipeline.data.parquet import Parquet
 from pipeline.data.listing import listing, locate, shown
+from pipeline.data.parquet import Parquet
 from pipeline.data.source import Piece, Raw, Source
 
 __all__ = ["Arrays", "Digits", "Folder", "Parquet", "Piece", "Raw", "Source", "source_of"]

@@ -103,10 +103,8 @@ def flaw(place: str | os.PathLike[str]) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None."""
     place = Path(place)
     try:
-        raw = (place / MANIFEST).read_bytes()
-        hashes = json.loads(raw)
-        # Comparing the rendering finds flipped bits that JSON would not mind.
-        if not isinstance(hashes, dict) or set(hashes) != {TENSORS, NUMBERS} or _render(hashes) != raw:
+        hashes = json.loads((place / MANIFEST).read_bytes())
+        if not isinstance(hashes, dict) or set(hashes) != {TENSORS, NUMBERS}:
             return f"{MANIFEST} is not as written"
         return next((f"{name} has changed" for name, sha in hashes.items() if _sha256(place / name) != sha), None)
     except OSError as error:

@@ -106,6 +106,7 @@ def test_a_batch_splits_with_all_its_rows_and_its_place():
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name))
     assert torch.equal(torch.cat([p.normal(Key(0)) for p in parts]), batch.normal(Key(0)))
     assert batch.split(None) == [batch]
+    assert [(p.offset, p.whole) for p in Batch(torch.zeros(6, 2)).split(4)] == [(0, 6), (4, 6)]
     assert batch.to("cpu").whole == 12
 
 

@@ -209,6 +209,19 @@ def test_skips_pass_over_so_many_bad_steps_and_no_more(objective):
         run(start(), Clock(80, 16, skips=1), again, objective=objective)
 
 
+def test_every_step_has_levels_noise_and_key_of_its_own():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Watch(Objective):
+        def __call__(self, D, batch, sigma, key):
+            seen.append((tuple(sigma.tolist()), tuple(batch.normal(key).flatten().tolist()), key))
+            return Denoising()(D, batch, sigma, key)
+
+    run(start(), Clock(64, 16), objective=Watch())
+    assert [len(set(column)) for column in zip(*seen)] == [4, 4, 4]
+
+
 def test_misuse_is_told():
     with pytest.raises(ValueError, match="let the source repeat"):
         run(start(), Clock(64, 16), [next(batches(16))])

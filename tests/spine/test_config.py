@@ -276,14 +276,15 @@ def test_missing_and_unknown_fields():
 def test_a_hostile_class_is_neither_built_nor_imported(path):
     sys.modules.pop("wave", None)
     sys.modules.pop("colorsys", None)
+    from_json(Train, {"name": "t"})  # what reading itself imports
     before = set(sys.modules)
     with pytest.raises(ConfigError) as caught:
-        from_json(Train, {"name": "t", "levels": {"is": path, "mean": 1}})
+        from_json(Train, {"name": "t", "levels": {"is": path}})
     assert len(str(caught.value)) < 600
     new = {name for name in set(sys.modules) - before if not name.startswith(("pipeline", "stages"))}
     assert not new
     with pytest.raises(ConfigError):
-        from_json(Train, {"is": path, "name": "t"})
+        from_json(Train, {"is": path})
 
 
 def test_looking_a_class_up_runs_no_code_of_a_module(monkeypatch):
@@ -336,11 +337,11 @@ def deep(levels: int) -> Any:
     ids=range(12),
 )
 def test_deep_or_huge_files_end_in_a_short_sentence_soon(data):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConfigError) as caught:
         from_json(Train, data)
     assert len(str(caught.value)) < 600
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 1
 
 
 def test_reasonable_depth_is_fine():

@@ -97,7 +97,7 @@ def test_writers_of_one_name_never_mix_and_readers_never_see_a_part(tmp_path):
         while not stop.is_set():
             place.write("f", letter * size)
 
-    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    threads = [threading.Thread(target=write, args=(letter,), daemon=True) for letter in (b"a", b"b", b"c")]
     [t.start() for t in threads]
     for _ in range(100):
         data = place.read("f")
