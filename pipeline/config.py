@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import json
+import operator
 import reprlib
 import sys
 import types
@@ -210,7 +211,7 @@ def _adapter(scalars: tuple[Any, ...]) -> Any:
     import pydantic
 
     settings = pydantic.ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    return pydantic.TypeAdapter(typing.Union[scalars], config=settings)  # noqa: UP007 -- from a tuple
+    return pydantic.TypeAdapter(functools.reduce(operator.or_, scalars), config=settings)
 
 
 def _replaced(tree: Any, path: list[str], value: Any, whole: str, declared: Any) -> Any:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from pipeline.config import ConfigError, nearest
+from pipeline.engine.track import without_password
 
 VERBS = {
     "run": "make everything a recipe needs that is not made yet",
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(words)
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this one stopped", 130, debug)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:  # ImportError: fsspec names the package a URL needs
         return _say(str(error), 2, debug)
     except Exception as error:
         cause = _root(error)
@@ -70,9 +71,8 @@ def _entry(verb: str) -> Callable[[list[str]], int]:
 
 def _say(sentence: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    text = " ".join(sentence.split())
-    print(f"kintsugi: {text}", file=sys.stderr)
+        print(without_password(traceback.format_exc()), file=sys.stderr)
+    print(f"kintsugi: {without_password(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 

@@ -36,7 +36,7 @@ def parse(options: type[T], arguments: Sequence[str], prog: str, description: st
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise config.ConfigError(_sentence(said.getvalue())) from exit
+        raise config.ConfigError(f"{_sentence(said.getvalue())} (see `{prog} --help`)") from exit
     if unknown:
         raise config.ConfigError(f"there is no option '{unknown[0]}'{_nearest_option(unknown[0], options)}")
     return found
@@ -50,11 +50,8 @@ def _nearest_option(option: str, options: Any) -> str:
 
 
 def _sentence(box: str) -> str:
-    """The first part of the box that tyro draws around what is wrong."""
-    lines = [re.sub(r"[│╭╮╰╯]", "", line).strip() for line in box.splitlines()]
-    body = []
-    for line in lines[1:]:
-        if not line or set(line) <= {"─"}:
-            break
-        body.append(line)
-    return " ".join(body) or "the command line cannot be read: see --help"
+    """The first part of the box that tyro draws around what is wrong: of lines, or of dashes where there are none."""
+    lines = (line.strip("│╰╯ ") for line in box.splitlines()[1:])  # the first has the title
+    parts = re.split(r"^.*(?:─{3}|-{20}).*$", "\n".join(lines), flags=re.MULTILINE)
+    words = next((part.split() for part in parts if part.strip()), ["the command line cannot be read"])
+    return " ".join(words).rstrip(".").replace(". ", ": ")

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Part, Report
 from pipeline.graph import Context, Stage, Step
+from pipeline.store import Artifact
 from stages.corrupt import load
 
 
@@ -61,7 +62,7 @@ class Compare(Stage):
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
         report.parts.append(Part("Samples", ["The same starting noise for each model."], pictures=drawn))
-        shown = [(s.name, grid(_as_pixels(load(at.open(s.data)).take(range(32)).x().numpy()), 16)) for s in self.data]
+        shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Part("What they learned from", pictures=shown))
         report.parts += self._calibration(at)
         cards = {c.name: found[c.name]["cards"] for c in self.contestants}
@@ -99,9 +100,7 @@ class Compare(Stage):
         relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
         return Part(
             "Numbers",
-            [
-                f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."
-            ],
+            [f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."],
             ["model", "denoising error", "Fréchet distance"],
             rows,
             [
@@ -133,6 +132,12 @@ class Compare(Stage):
                 ],
             )
         ]
+
+
+def _first(data: Artifact) -> bytes:
+    """Up to 32 rows of a set, as a picture."""
+    rows = load(data)
+    return grid(_as_pixels(rows.x(range(min(32, len(rows)))).numpy()))
 
 
 def _as_pixels(x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
@@ -14,6 +15,7 @@ from pipeline.data.records import Examples
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, gates, residual_scale
 from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.precond import Preconditioned
 from pipeline.engine.cluster import call
 from pipeline.engine.train import train
 from pipeline.graph import Context, Stage, Step
@@ -56,7 +58,7 @@ class Combine(Stage):
 
 
 def _combine(stage: Combine, models: list[Artifact], clean: Artifact) -> tuple[dict[str, bytes], dict[str, object]]:
-    trained = [unpack(model.read) for model in models]
+    trained = [unpack(model.read, kind=Preconditioned) for model in models]
     examples = load(clean)
     views = tuple(View(view.map, model.config) for view, model in zip(stage.views, trained, strict=True))
     base = Base.Config(examples.shape, views, stage.bins).build().eval().requires_grad_(False)
@@ -67,6 +69,7 @@ def _combine(stage: Combine, models: list[Artifact], clean: Artifact) -> tuple[d
     )
     found["sigma"] = base.config.bins.centres().tolist()
     found["view_error"] = base.error.tolist()
+    found["stack"] = base.stack.tolist()
     return pack(base), found
 
 
@@ -116,20 +119,22 @@ class TrainResidual(Stage):
         return examples.take(sorted(ranked[held:])), examples.take(sorted(ranked[:held]))
 
 
-def _prepare(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch.device):
+def _prepare(
+    stage: TrainResidual, base: Artifact, clean: Artifact, device: torch.device
+) -> tuple[Base, Tensor, Examples, Examples, float]:
     """The base, its error scale c_r, and the rows for training and for gates."""
-    module = unpack(base.read, device)
+    module = unpack(base.read, device, Base)
     examples = load(clean)
     x0 = examples.x().to(device)
     scale = residual_scale(module, x0, examples.ids, Key(stage.seed).fold("scale")).to(device)
-    return module, scale, *stage.parts(examples), float(x0.std())
+    return module, scale, *stage.parts(examples), float((x0 - x0.mean(0)).square().mean().sqrt())
 
 
 def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch.device) -> Course:
     module, scale, examples, _, std = _prepare(stage, base, clean, device)
     key = Key(stage.seed).fold("residual")
     torch.manual_seed(key.fold("weights").integer())
-    net = Residual.Config(examples.shape, stage.backbone, std).build().to(device)
+    net = Residual.Config(examples.shape, len(module.maps), stage.backbone, std).build().to(device)
     return Course(
         state=State.create(net, stage.fit.optim, stage.fit.ema),
         batches=reader(examples, stage.fit, stage.seed),
@@ -142,9 +147,13 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch
 
 def _save(stage: TrainResidual, base: Artifact, clean: Artifact, state: State) -> dict[str, bytes]:
     net = state.result()
+    if not isinstance(net, Residual):
+        raise TypeError(f"the state holds a {type(net).__name__}, not a Residual")
     device = next(net.parameters()).device
     module, scale, _, held, _ = _prepare(stage, base, clean, device)
-    composed = Composed.Config(module.config, net.config).build().eval().requires_grad_(False).to(device)
+    composed = (
+        Composed.Config(module.config.shape, module.config, net.config).build().eval().requires_grad_(False).to(device)
+    )
     composed.base.load_state_dict(module.state_dict())
     composed.residual.load_state_dict(net.state_dict())
     composed.scale.copy_(scale)

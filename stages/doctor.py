@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
         try:
             found[name] = check()
         except (ValueError, OSError, ImportError) as error:
-            found[name] = str(error)
+            found[name] = without_password(str(error))
             failed.append(name)
     if asked.json:
         print(json.dumps({"checks": found, "failed": failed}))
@@ -72,7 +72,7 @@ def _device() -> str:
 def _store(url: str) -> str:
     store = Store(url)
     store.check_writable()
-    return f"{store.url}, {len(store.addresses())} artifacts"
+    return f"{without_password(store.url)}, {len(store.addresses())} artifacts"
 
 
 def _space(url: str) -> str:
@@ -90,6 +90,8 @@ def _ray() -> str:
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
         return "a local cluster will be started (set RAY_ADDRESS to join one)"
+    if address == "auto":
+        return "the cluster running on this machine will be joined (RAY_ADDRESS is auto)"
     host = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         with socket.create_connection((host.hostname or "", host.port or 6379), timeout=3):

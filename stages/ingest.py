@@ -109,15 +109,17 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
             modes[header(raw.image, raw.name).stored] += 1
         except BadImage as error:
             if stage.on_bad is OnBad.FAIL:
+                reason = str(error).rstrip(".")
                 raise ValueError(
-                    f"{error} Leave such files out with --on-bad skip, or keep copies with quarantine."
+                    f"{reason}; leave such files out with --on-bad skip, or keep copies with --on-bad quarantine"
                 ) from error
             skipped.append({"id": raw.id, "why": str(error)})
             if stage.on_bad is OnBad.QUARANTINE:
-                out.write(f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}", _bytes(raw))
+                skipped[-1]["kept"] = f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}"
+                out.write(skipped[-1]["kept"], _bytes(raw))
             continue
         if stage.labels and raw.label is None:
-            raise ValueError(f"{raw.name} has no label: give every image one, or train without --labels.")
+            raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
         ids.append(raw.id)
         labels.append(-1 if raw.label is None else raw.label)
     report = {"skipped": skipped, "modes": dict(modes)}

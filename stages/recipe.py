@@ -14,7 +14,7 @@ import inspect
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import docstring_parser
@@ -27,6 +27,13 @@ from stages import recipes
 from stages.arguments import parse
 
 Recipe = Callable[..., Step]
+OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
 def names() -> list[str]:
@@ -107,7 +114,7 @@ def build(recipe: Recipe, options: Any) -> Step:
 
 
 def read_yaml(text: str, name: str) -> Any:
-    """Plain data from YAML: no tags, no aliases (which make small files large), bounded.
+    """Plain data from YAML: no tags, no aliases (which make small files large), bounded in size and depth.
 
     Raises:
         ConfigError: it is not that.
@@ -115,12 +122,25 @@ def read_yaml(text: str, name: str) -> Any:
     if len(text) > 1 << 20:
         raise config.ConfigError(f"{name} is over 1 MiB: a configuration is a small file")
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise config.ConfigError(f"{name} uses YAML aliases (*name): write the values out")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise config.ConfigError(f"{name} is not plain YAML: {reason}") from error
+        refused = _not_plain(yaml.scan(text, Loader=yaml.SafeLoader))
+        data = None if refused else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
+        refused = f"is not plain YAML: {' '.join(str(error).split())}"
+    if refused:
+        raise config.ConfigError(f"{name} {refused}")
+    return data
+
+
+def _not_plain(tokens: Iterable[yaml.Token]) -> str:
+    """What is refused of a stream that is YAML, "" if nothing is."""
+    depth = 0
+    for token in tokens:  # lazily: PyYAML takes minutes for a file of brackets
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if isinstance(token, yaml.AliasToken):
+            return "uses YAML aliases (*name): write the values out"
+        if depth > config.DEEPEST:
+            return f"lies deeper than {config.DEEPEST} levels: flatten it"
+    return ""
 
 
 def _config_file(arguments: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline import config, graph
 from pipeline.config import ConfigError
+from pipeline.engine.track import without_password
 from pipeline.store import Store
 from stages import recipe as recipes
 from stages.progress import watch
@@ -78,13 +79,12 @@ def plan(words: list[str]) -> int:
     missing = sum(not line.cached for line in lines)
     if asked.common.json:
         steps = [{"step": p.step.label, "address": p.step.address, "cached": p.cached, "why": p.why} for p in lines]
-        print(
-            json.dumps({"recipe": asked.name, "target": asked.target.fingerprint, "missing": missing, "steps": steps})
-        )
+        said = {"recipe": asked.name, "target": asked.target.fingerprint, "missing": missing, "steps": steps}
+        print(without_password(json.dumps(said)))
         return 0
     for line in lines:
         print(f"{'cached  ' if line.cached else 'will run'}  {line.step.label:<22} {line.step.address:<34} ", end="")
-        print("" if line.cached else line.why)
+        print("" if line.cached else without_password(line.why))
     print(f"{missing} of {len(lines)} steps will run")
     return 0
 
@@ -111,7 +111,8 @@ def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) 
     page = None
     if "report.html" in made.names():
         results.write("report.html", made.read("report.html"))
-        page = str(Path(results.at("report.html"))) if results.is_local else f"{results.url}/report.html"
+        where = str(Path(results.root)) if results.is_local else without_password(results.url)
+        page = f"{where}/report.html"
     for name, value in metrics.items():
         print(f"{name:<32} {value:.4f}")
     print(f"{counts['run']} steps run, {counts['cached']} cached, {seconds:.0f} s")

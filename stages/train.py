@@ -76,19 +76,22 @@ class Train(Stage):
     seed: int = 0
 
     def run(self, at: Context) -> None:
-        metrics = train(partial(_course, self, at.open(self.data)), _save, at, self.fit.cadence)
+        metrics = train(partial(course, self, at.open(self.data)), save, at, self.fit.cadence)
         at.out.write("metrics.json", json.dumps(metrics))
 
 
-def _course(stage: Train, data: Artifact, device: torch.device) -> Course:
+def course(stage: Train, data: Artifact, device: torch.device) -> Course:
+    """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of `data`."""
     examples = load(data)
     x0 = examples.x()
-    precond = EDM(sigma_data=float(x0.std()))
+    centre = x0.mean(0)
+    precond = EDM(sigma_data=float((x0 - centre).square().mean().sqrt()))
     key = Key(stage.seed).fold("train")
     torch.manual_seed(key.fold("weights").integer())
-    model = Preconditioned.Config(examples.shape, stage.backbone, precond).build().to(device)
+    model = Preconditioned.Config(examples.shape, stage.backbone, precond).build()
+    model.centre.copy_(centre)
     return Course(
-        state=State.create(model, stage.fit.optim, stage.fit.ema),
+        state=State.create(model.to(device), stage.fit.optim, stage.fit.ema),
         batches=reader(examples, stage.fit, stage.seed),
         objective=Denoising(precond),
         levels=stage.fit.levels,
@@ -97,7 +100,8 @@ def _course(stage: Train, data: Artifact, device: torch.device) -> Course:
     )
 
 
-def _save(state: State) -> dict[str, bytes]:
+def save(state: State) -> dict[str, bytes]:
+    """The artifact's files."""
     return pack(state.result())
 
 

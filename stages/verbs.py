@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from pipeline import config, graph
+from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
 from stages import recipe as recipes
 from stages.arguments import parse
 from stages.progress import watch
@@ -28,7 +30,7 @@ JsonOption = Annotated[bool, tyro.conf.arg(help="end standard output with one JS
 class Show:
     """Print a recipe's options with what they mean, or what an artifact was made from."""
 
-    name: Positional[str]
+    name: Annotated[Positional[str], tyro.conf.arg(help="a recipe, or an artifact's name, address or fingerprint")]
     store: StoreOption = "runs"
     json: JsonOption = False
 
@@ -49,8 +51,12 @@ def show(words: list[str]) -> int:
             print(yaml.safe_dump({name: value}, sort_keys=False), end="")
         return 0
     store = Store(asked.store)
-    manifest = store.manifest(store.find(asked.name))
-    print(json.dumps(manifest) if asked.json else yaml.safe_dump(manifest, sort_keys=False), end="\n" * asked.json)
+    try:
+        manifest = store.artifact(store.find(asked.name)).manifest
+    except StoreError as error:
+        raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
+    text = json.dumps(manifest) + "\n" if asked.json else yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
+    print(without_password(text), end="")
     return 0
 
 
@@ -58,8 +64,8 @@ def show(words: list[str]) -> int:
 class Diff:
     """Say in which options two artifacts differ, through everything they were made from."""
 
-    old: Positional[str]
-    new: Positional[str]
+    old: Annotated[Positional[str], tyro.conf.arg(help="an artifact's name, address or fingerprint")]
+    new: Annotated[Positional[str], tyro.conf.arg(help="another's")]
     store: StoreOption = "runs"
     json: JsonOption = False
 
@@ -70,10 +76,11 @@ def diff(words: list[str]) -> int:
     store = Store(asked.store)
     moved = _moved(store, store.find(asked.old), store.find(asked.new), "")
     if asked.json:
-        print(json.dumps([{"path": path, "old": old, "new": new} for path, old, new in moved]))
+        found = json.dumps([{"path": path, "old": old, "new": new} for path, old, new in moved])
+        print(without_password(found))
         return 0
     for path, old, new in moved:
-        print(f"{path}: {old} → {new}")
+        print(without_password(f"{path}: {old} → {new}"))
     if not moved:
         print("no difference")
     return 0
@@ -128,7 +135,7 @@ def ls(words: list[str]) -> int:
     table = Table("address", "created", "size", "names", box=None)
     for row in rows:
         table.add_row(row["address"], row["created"], _size(row["bytes"]), ", ".join(row["names"]) or row["label"])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
     return 0
 
 
@@ -163,7 +170,7 @@ def gc(words: list[str]) -> int:
 class Draw:
     """Draw images from a model and write them as one PNG."""
 
-    model: Positional[str]
+    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
     count: int = 64
     out: Annotated[Path, tyro.conf.arg(help="the picture to write")] = Path("samples.png")
     seed: int = 0
@@ -192,7 +199,7 @@ def sample(words: list[str]) -> int:
 class Measure:
     """Measure a model on a set of rows that it has not seen: denoising error, and Fréchet distance of samples."""
 
-    model: Positional[str]
+    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
     test: Annotated[str, tyro.conf.arg(help="a set of rows in the store, such as partial_views/data/test")]
     samples: Annotated[int, tyro.conf.arg(help="images to draw for the Fréchet distance; 0: leave it out")] = 256
     seed: int = 0

@@ -1,4 +1,4 @@
-"""A compact U-Net for small images of any size: residual blocks down and up, everything mixed with everything at the bottom.
+"""A compact U-Net for small images of any size: residual blocks down and up, all pixels mixed at the bottom.
 
 Images that are centred and small (digits, crops of known position) reward a network that knows where it is: coordinates
 enter as two channels, every pixel of the first layer has a learned offset, and at the lowest resolution a fully
@@ -65,6 +65,7 @@ class UNet(nn.Module):
     def __init__(self, config: Config, size: tuple[int, ...], channels_in: int, channels_out: int) -> None:
         super().__init__()
         widths = config.widths(size)
+        self.coordinates: Tensor
         self.embed = _Embedding(config.embedding)
         self.stem = nn.Conv2d(channels_in + 2, widths[0], 3, padding=1)
         self.offset = nn.Parameter(torch.zeros(1, widths[0], *size))
@@ -80,8 +81,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_Block(below + here, here, config) for below, here in rising)
         self.norm = _norm(widths[0])
         self.out = nn.Conv2d(widths[0], channels_out, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
         """F, of about unit variance once trained, zero before."""
@@ -105,6 +106,7 @@ class _Embedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.logspace(math.log10(0.5), math.log10(12.0), 16), persistent=False)
         self.net = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
@@ -123,8 +125,8 @@ class _Block(nn.Module):
         self.norm2, self.conv2 = _norm(out), nn.Conv2d(out, out, 3, padding=1)
         self.drop = nn.Dropout2d(config.dropout)
         self.skip = nn.Conv2d(into, out, 1) if into != out else nn.Identity()
-        nn.init.zeros_(self.affine.weight)
-        nn.init.zeros_(self.affine.bias)
+        for parameter in self.affine.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))

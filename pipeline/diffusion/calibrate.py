@@ -35,6 +35,7 @@ class Sums:
         return self.total / self.count
 
 
+RIDGE = 1e-3
 Measure = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
 
 
@@ -46,7 +47,7 @@ def measure(
 
     The noise is keyed by example id, so that the sums do not depend on how the images are split.
     """
-    columns, count = [], 0
+    columns = []
     for sigma in bins.centres().to(x0.device):
         column = None
         for z, clean in _noised(x0, ids, key, draws, batch):
@@ -54,8 +55,7 @@ def measure(
             rows = torch.stack([row.double().sum().cpu() for row in of(clean, clean + sigma * z, level)])
             column = rows if column is None else column + rows
         columns.append(column)
-    count = len(x0) * draws
-    return Sums(torch.stack(columns, dim=1), count)
+    return Sums(torch.stack(columns, dim=1), len(x0) * draws)
 
 
 def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> dict[str, float]:
@@ -66,7 +66,7 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     base.mean.copy_(x0.mean(0))
     centred = x0 - base.mean
     ones = [torch.ones((len(x0), *(1,) * (x0.ndim - 1)), device=x0.device)] * len(base.maps)
-    seen = conjugate_gradients(lambda u: base._gram(u, ones), base._gram(centred, ones), tol=1e-6)
+    seen = conjugate_gradients(lambda u: base.gram(u, ones), base.gram(centred, ones), tol=1e-6)
     unseen = ((centred - seen) ** 2).mean()
     base.null.copy_(unseen.clamp_min(1e-8))
 
@@ -75,7 +75,29 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
         return [((D(A(x), sigma) - A(clean)) ** 2).flatten(1).mean(1) for A, D in pairs]
 
     base.error.copy_(measure(errors, x0, ids, base.config.bins, key, draws).mean)
+    base.stack.copy_(_stack(base, x0, ids, key, draws))
     return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+
+
+def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> Tensor:
+    """The a (K, bins) that makes Σ a_k lift_k nearest to x₀ − D_ls in each bin, by ridge regression.
+
+    The ridge is in units of what is to be explained: views that agree with each other can explain nothing.
+    """
+    count = len(base.maps)
+
+    def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
+        shown = base.shown(x, sigma)
+        mean = base.combine(x, sigma, shown)
+        lifts = torch.stack([lift.flatten(1) for lift in base.lifts(mean, shown)])
+        grams = torch.einsum("kbn,lbn->klb", lifts, lifts).flatten(0, 1)
+        left = (clean - mean).flatten(1)
+        return [*grams, *torch.einsum("kbn,bn->kb", lifts, left), (left**2).sum(1)]
+
+    means = measure(products, x0, ids, base.config.bins, key, draws).mean.T
+    grams, wanted, energy = means.split([count**2, count, 1], dim=1)
+    ridge = RIDGE * energy[..., None] * torch.eye(count)
+    return torch.linalg.solve(grams.reshape(-1, count, count) + ridge, wanted[..., None])[..., 0].T.float()
 
 
 def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
@@ -90,11 +112,12 @@ def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
 def gates(
     base: Base, residual: Residual, scale: Tensor, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
 ) -> Tensor:
-    """Per bin, g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1), ρ = c_r F: the best step along ρ on held-out images x0."""
+    """The best steps along ρ = c_r F on held-out x0: g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1)."""
 
     def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         seen = base.see(x, sigma)
-        rho = expand(base.config.bins.read(scale, sigma), x) * residual(x, sigma, seen)
+        unit = base.config.bins.read(scale, sigma)
+        rho = expand(unit, x) * residual(x, sigma, seen, unit)
         return [((clean - seen.mean) * rho).flatten(1).sum(1), (rho**2).flatten(1).sum(1)]
 
     wanted, energy = measure(products, x0, ids, base.config.bins, key, draws).mean

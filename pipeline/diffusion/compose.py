@@ -8,7 +8,11 @@ precision-weighted least squares,
 
 with mse_k measured on full images that no view model was trained on. A view counted twice changes nothing (its copies
 share one weight's worth of say), which a sum of lifted scores would get wrong. D₀ = μ + c(σ)(x − μ), c = v/(v + σ²),
-fills what no view sees; v is the variance there. A residual network F, trained on the few full images, corrects it:
+fills what no view sees; v is the variance there. Least squares takes the errors of a view's pixels to be independent;
+they are not (a crop is wrong about a whole block at once), so one scalar a view and noise bin, fitted on the full
+images, corrects the sum along each view: D_base + Σ a_k(σ) A_kᵀ (D_k(A_k x) − A_k D_base).
+
+A residual network F, trained on the few full images, corrects what is left:
 
     D = D_base + g(σ) c_r(σ) F(x, D_base, σ),     c_r(σ)² = mean (x₀ − D_base)²,     g in [0, 1] measured on held-out.
 
@@ -18,6 +22,9 @@ documentation of the method.)
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +33,7 @@ from torch import Tensor, nn
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.denoiser import expand
+from pipeline.diffusion.denoiser import Network, Trained, expand
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.physics.linear import LinearMap
 from pipeline.physics.solve import conjugate_gradients
@@ -47,17 +54,17 @@ class View:
 
 
 class Seen(NamedTuple):
-    """What the views say of x: their combination (B, *), and how far apart they are, root mean square (B, 1, *)."""
+    """What the views say of x: their combination (B, C, *), and each one's lifted objection to it (B, K·C, *)."""
 
     mean: Tensor
-    disagreement: Tensor
+    objections: Tensor
 
 
-class Base(nn.Module):
+class Base(Network):
     """The views' denoisers as one denoiser of the whole image. Calibrate before use (see calibrate.py)."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Trained):
         """Views of images of `shape` (C, *), and the bins in which they are calibrated."""
 
         shape: tuple[int, ...]
@@ -75,9 +82,11 @@ class Base(nn.Module):
             """The module, uncalibrated."""
             return Base(self)
 
+    config: Config
     mean: Tensor
     null: Tensor
     error: Tensor
+    stack: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -87,39 +96,50 @@ class Base(nn.Module):
         self.register_buffer("mean", torch.zeros(config.shape))
         self.register_buffer("null", torch.ones(()))
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
+        self.register_buffer("stack", torch.zeros(len(config.views), config.bins.count))
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """D_base(x, σ) (B, *)."""
         return self.see(x, sigma, cond).mean
 
     def see(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Seen:
-        """D_base and how far apart the views are."""
-        shown = [D(A(x), sigma, cond) for A, D in zip(self.maps, self.models, strict=True)]
-        return self.combine(x, sigma, shown)
+        """D_base and what each view objects to it."""
+        shown = self.shown(x, sigma, cond)
+        mean = self.combine(x, sigma, shown)
+        gains = self.config.bins.read(self.stack, sigma)
+        mean = mean + _sum(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, shown), strict=True))
+        return Seen(mean, torch.cat(self.lifts(mean, shown), 1))
 
-    def combine(self, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> Seen:
-        """The weighted least-squares combination of the views' own estimates D_k(A_k x), each (B, *out_k)."""
+    def shown(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> list[Tensor]:
+        """Each view's own estimate D_k(A_k x) (B, *out_k)."""
+        return [D(A(x), sigma, cond) for A, D in zip(self.maps, self.models, strict=True)]
+
+    def lifts(self, mean: Tensor, shown: list[Tensor]) -> list[Tensor]:
+        """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view."""
+        return [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
+
+    def combine(self, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> Tensor:
+        """The weighted least-squares combination (B, *) of the views' own estimates, each (B, *out_k)."""
         fallback = self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
         weights = 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12)
         weights = [expand(w, x) for w in weights / weights.amax(0)]
-        rest = [y - A(fallback) for A, y in zip(self.maps, shown, strict=True)]
-        right = sum(w * A.adjoint(r) for A, w, r in zip(self.maps, weights, rest, strict=True))
-        mean = fallback + conjugate_gradients(lambda u: self._gram(u, weights), right, tol=1e-5, steps=30)
-        apart = sum(w * A.adjoint((y - A(mean)) ** 2) for A, w, y in zip(self.maps, weights, shown, strict=True))
-        return Seen(mean, apart.mean(1, keepdim=True).clamp_min(0).sqrt())
+        right = _sum(w * lift for w, lift in zip(weights, self.lifts(fallback, shown), strict=True))
+        return fallback + conjugate_gradients(lambda u: self.gram(u, weights), right, tol=1e-5, steps=30)
 
-    def _gram(self, u: Tensor, weights: list[Tensor]) -> Tensor:
-        return sum(w * A.adjoint(A(u)) for A, w in zip(self.maps, weights, strict=True))
+    def gram(self, u: Tensor, weights: list[Tensor]) -> Tensor:
+        """Σ w_k A_kᵀA_k u (B, *), with weights (B, 1, ...) or numbers."""
+        return _sum(w * A.adjoint(A(u)) for A, w in zip(self.maps, weights, strict=True))
 
 
 class Residual(nn.Module):
-    """F: what the views do not see, from x, what they say, and how far they are apart; zero at first."""
+    """F: what the views do not see, from x, what they say, and what each objects to it; zero at first."""
 
     @dataclass(frozen=True)
     class Config:
-        """A backbone on images of `shape` (C, *) whose standard deviation is `sigma_data`."""
+        """A backbone on images of `shape` (C, *), seen by `views` views, of standard deviation `sigma_data`."""
 
         shape: tuple[int, ...]
+        views: int
         backbone: Backbone
         sigma_data: float = 0.5
 
@@ -131,34 +151,31 @@ class Residual(nn.Module):
         super().__init__()
         self.config = config
         channels = config.shape[0]
-        self.net = config.backbone.build(tuple(config.shape), 2 * channels + 1, channels)
+        self.net = config.backbone.build(tuple(config.shape), (2 + config.views) * channels, channels)
 
-    def forward(self, x: Tensor, sigma: Tensor, seen: Seen, cond: Tensor | None = None) -> Tensor:
-        """F (B, *), in units of c_r."""
-        s = self.config.sigma_data
-        scaled = x * expand((sigma**2 + s**2).rsqrt(), x)
-        return self.net(torch.cat([scaled, seen.mean / s, seen.disagreement / s], 1), sigma.log() / 4, cond)
+    def forward(self, x: Tensor, sigma: Tensor, seen: Seen, unit: Tensor, cond: Tensor | None = None) -> Tensor:
+        """F (B, *) in units of c_r = `unit` (B,), from features that are all of about unit variance."""
+        s, unit = self.config.sigma_data, expand(unit, x)
+        scaled = (x - seen.mean) * expand((sigma**2 + s**2).rsqrt(), x)
+        return self.net(torch.cat([scaled, seen.mean / s, seen.objections / unit], 1), sigma.log() / 4, cond)
 
 
-class Composed(nn.Module):
+class Composed(Network):
     """Base plus gated residual: a denoiser like any other."""
 
     @dataclass(frozen=True)
-    class Config:
-        """The two parts."""
+    class Config(Trained):
+        """The two parts, for images of `shape` (C, *)."""
 
+        shape: tuple[int, ...]
         base: Base.Config
         residual: Residual.Config
-
-        @property
-        def shape(self) -> tuple[int, ...]:
-            """The images' shape (C, *)."""
-            return self.base.shape
 
         def build(self) -> Composed:
             """The module, uncalibrated: scale 1, gates open."""
             return Composed(self)
 
+    config: Config
     scale: Tensor
     gate: Tensor
 
@@ -171,7 +188,10 @@ class Composed(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """E[x₀ | x] (B, *)."""
-        seen = self.base.see(x, sigma, cond)
-        bins = self.config.base.bins
-        step = bins.read(self.gate * self.scale, sigma)
-        return seen.mean + expand(step, x) * self.residual(x, sigma, seen, cond)
+        seen, bins = self.base.see(x, sigma, cond), self.config.base.bins
+        unit, gate = bins.read(self.scale, sigma), bins.read(self.gate, sigma)
+        return seen.mean + expand(gate * unit, x) * self.residual(x, sigma, seen, unit, cond)
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(operator.add, terms)

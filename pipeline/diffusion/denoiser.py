@@ -5,9 +5,26 @@ With white z, Tweedie's formula gives ∇ log p_σ(x) = (D(x, σ) − x)/σ² an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Trained(ABC):
+    """The configuration of a denoiser with weights: a frozen dataclass that builds it, for images of `shape` (C, *)."""
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def build(self) -> Network:
+        """The module, a `Denoiser`, with this configuration in its `.config`."""
+
+
+class Network(nn.Module):
+    """A denoiser with weights and the configuration that builds it."""
+
+    config: Trained
 
 
 class Denoiser(Protocol):

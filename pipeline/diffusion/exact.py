@@ -85,19 +85,20 @@ class Mixture:
     @property
     def mean(self) -> Tensor:
         """E[x₀], shaped as the means."""
-        return sum(w * part.mean for w, part in zip(self.weights, self.parts))
+        return torch.stack([w * part.mean for w, part in zip(self.weights, self.parts)]).sum(0)
 
     @property
     def cov(self) -> Tensor:
         """Cov[x₀] (n, n): the mean of the covariances plus the covariance of the means."""
         around = [(part.mean - self.mean).flatten() for part in self.parts]
-        return sum(w * (part.cov + torch.outer(d, d)) for w, part, d in zip(self.weights, self.parts, around))
+        each = [w * (part.cov + torch.outer(d, d)) for w, part, d in zip(self.weights, self.parts, around)]
+        return torch.stack(each).sum(0)
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """E[x₀ | x] (B, *) in the dtype of x, from x (B, *) and σ (B,)."""
         share = self._joint(x, sigma).softmax(1)
-        each = (expand(share[:, k], x) * part(x.double(), sigma) for k, part in enumerate(self.parts))
-        return sum(each).to(x.dtype)
+        each = [expand(share[:, k], x) * part(x.double(), sigma) for k, part in enumerate(self.parts)]
+        return torch.stack(each).sum(0).to(x.dtype)
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """∇ log p_σ(x) (B, *)."""

@@ -1,7 +1,8 @@
 """A network made a denoiser: D(x, σ) = c_skip x + c_out F(c_in x, c_noise), with F's input and target of unit variance.
 
 For data of variance s² the input c_in (x₀ + σz) and the target (x₀ − c_skip x)/c_out have variance 1 at every σ, and
-weight(σ) c_out² = 1, so that the weighted loss of D is the plain loss of F.
+weight(σ) c_out² = 1, so that the weighted loss of D is the plain loss of F. All of it is around a centre μ (zero
+unless set): with μ the data's mean, s² is the variance about it, and D begins as the best linear isotropic denoiser.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.backbones.backbone import Backbone
-from pipeline.diffusion.denoiser import expand
+from pipeline.diffusion.denoiser import Network, Trained, expand
 
 
 class Precond(ABC):
@@ -48,11 +49,11 @@ class EDM(Precond):
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
-class Preconditioned(nn.Module):
+class Preconditioned(Network):
     """A backbone that has become a denoiser; the arithmetic around the network is in float32."""
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Trained):
         """What to build: images of `shape` (C, *); `bf16` runs the network alone under bfloat16 autocast."""
 
         shape: tuple[int, ...]
@@ -64,15 +65,19 @@ class Preconditioned(nn.Module):
             """The module, initialised from torch's global generator."""
             return Preconditioned(self)
 
+    config: Config
+    centre: Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.net = config.backbone.build(tuple(config.shape), config.shape[0], config.shape[0])
+        self.register_buffer("centre", torch.zeros(config.shape))
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """E[x₀ | x] (B, *) in float32, from x (B, *) and σ (B,)."""
-        x, sigma = x.float(), sigma.float()
+        x, sigma = x.float() - self.centre, sigma.float()
         c_skip, c_out, c_in, c_noise = self.config.precond.coefficients(sigma)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.config.bf16):
             F = self.net(expand(c_in, x) * x, c_noise, cond)
-        return expand(c_skip, x) * x + expand(c_out, x) * F.float()
+        return self.centre + expand(c_skip, x) * x + expand(c_out, x) * F.float()

@@ -117,6 +117,7 @@ def call(scale: Scale, function: Callable[..., T], *arguments: Any) -> T:
     Raises: what the function raised.
     """
     import ray
+    import ray.exceptions
 
     @ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=3)
     def run() -> T:
@@ -125,4 +126,5 @@ def call(scale: Scale, function: Callable[..., T], *arguments: Any) -> T:
     try:
         return ray.get(run.remote())
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(getattr(error, "cause", None), Exception) else error from error
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, Exception) else error) from None

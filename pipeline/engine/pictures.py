@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> bytes:
-    """Images (N, C, H, W) uint8, C = 1 or 3, side by side on white, each pixel `scale` wide (None: about 48 in all)."""
+    """Images (N, C, H, W) uint8 side by side on white, each pixel `scale` wide (None: about 48 in all).
+
+    Three channels are RGB; of any other number the first is shown, in grey.
+    """
     from PIL import Image
 
     count, channels, height, width = images.shape
@@ -25,7 +28,8 @@ def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> byt
     for i, image in enumerate(images):
         big = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         top, left = gap + (i // columns) * size[0], gap + (i % columns) * size[1]
-        canvas[top : top + height * scale, left : left + width * scale] = big if channels == 3 else big.repeat(3, 2)
+        colours = big if channels == 3 else big[..., :1].repeat(3, 2)
+        canvas[top : top + height * scale, left : left + width * scale] = colours
     buffer = io.BytesIO()
     Image.fromarray(canvas).save(buffer, "PNG")
     return buffer.getvalue()

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -46,8 +47,7 @@ def map_shards(make: Make, pieces: Sequence[Any], at: Context) -> list[dict[str,
     if todo:
         workers = max(1, int(at.scale.total[0]))
         dataset = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1024)).map(
-            _write,
-            fn_kwargs={"make": make, "out": at.out},
+            partial(_write, make=make, out=at.out),
             compute=ray.data.TaskPoolStrategy(size=workers),
         )
         for row in dataset.iter_rows():

@@ -1,21 +1,22 @@
 """MLflow: one run a step, the same one across restarts; parameters flat, metrics only ever forward in time.
 
-The driver is the only writer. A tracking server that is away stops nothing: what could not be delivered is kept and
-tried again, and said once.
+The driver is the only writer. A tracking server that is away stops nothing, not even where it is away from the
+beginning: what could not be delivered is kept while the step runs, tried again, and said once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pipeline import config
 from pipeline.graph import Step
@@ -25,6 +26,9 @@ from pipeline.store import Store, slug
 log = logging.getLogger("kintsugi")
 Listener = Callable[[Step, Mapping[str, float], int], None]
 FLUSH_SECONDS = 2.0
+AWAY_SECONDS = 30.0  # between attempts to reach a server that did not answer
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+MOST = 1000  # metrics in one delivery, as MLflow allows
 
 
 def default_uri(store: Store) -> str:
@@ -40,32 +44,33 @@ def default_uri(store: Store) -> str:
     return f"sqlite:///{store.place.root}/mlflow.db"
 
 
-def without_password(url: str) -> str:
-    """The URL with any user and password left out, fit for logs."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_password(text: str) -> str:
+    """The text with user, password and query left out of every URL in it, fit for logs."""
+    url = r"""(\w://)(?:[^/\s"']*@)?([^\s?"']*)(?:\?[^\s"',;)]*)?"""
+    return re.sub(url, r"\1\2", text)
 
 
 class Tracking:
     """An MLflow experiment: `with tracking(step) as tracker` is that step's run."""
 
     def __init__(self, store: Store, experiment: str, listen: Listener = lambda step, values, at: None):
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
+            os.environ.setdefault(name, value)
         import mlflow
 
+        for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = default_uri(store)
         self.client = mlflow.MlflowClient(tracking_uri=self.uri)
         self.listen = listen
+        self._name = experiment
+        self._artifacts = f"{store.url}/mlflow" if store.place.is_local else None
         self._lock = threading.Lock()
-        artifacts = f"{store.url}/mlflow" if store.place.is_local else None
-        found = self.client.get_experiment_by_name(experiment)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(experiment, artifacts)
+        self._silent = False
 
     @contextlib.contextmanager
     def __call__(self, step: Step) -> Iterator[Run]:
-        run = Run(self, step, self._run_id(step))
+        run = Run(self, step)
         try:
             yield run
         except BaseException:
@@ -73,91 +78,111 @@ class Tracking:
             raise
         run.close("FINISHED")
 
-    def _run_id(self, step: Step) -> str:
-        with self._lock:
-            here = f"tags.`kintsugi.address` = '{step.address}'"
-            known = self.client.search_runs([self.experiment], here, max_results=1)
-            if known:
-                self.client.update_run(known[0].info.run_id, status="RUNNING")
-                return known[0].info.run_id
-            tags = {"kintsugi.address": step.address, "kintsugi.fingerprint": step.fingerprint}
-            made = self.client.create_run(self.experiment, run_name=step.label, tags=tags)
-            self._parameters(made.info.run_id, step)
-            return made.info.run_id
+    def deliver(self, send: Callable[[], object]) -> bool:
+        """Whether `send` got through. Losing a point on a chart must not cost a training run."""
+        try:
+            with self._lock:
+                send()
+        except Exception as error:
+            if not self._silent:
+                log.warning("MLflow: %s", without_password(f"{self.uri}: {error}"))
+            self._silent = True
+            return False
+        return True
+
+    def run_id(self, step: Step) -> str:
+        """The step's run, found or made. Called within `deliver`."""
+        experiment = self._experiment
+        known = self.client.search_runs([experiment], f"tags.`kintsugi.address` = '{step.address}'", max_results=1)
+        if known:
+            self.client.update_run(known[0].info.run_id, status="RUNNING")
+            return known[0].info.run_id
+        tags = {"kintsugi.address": step.address, "kintsugi.fingerprint": step.fingerprint}
+        made = self.client.create_run(experiment, run_name=step.label, tags=tags)
+        self._parameters(made.info.run_id, step)
+        return made.info.run_id
+
+    @functools.cached_property
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self._name)
+        return found.experiment_id if found else self.client.create_experiment(self._name, self._artifacts)
 
     def _parameters(self, run_id: str, step: Step) -> None:
         from mlflow.entities import Param
 
         flat = config.leaves(step.config)
         params = [
-            Param(slug(path.replace(".", "/")).replace("/", "."), str(value)[:500]) for path, value in flat.items()
+            Param(slug(path.replace(".", "/")).replace("/", "."), without_password(str(value))[:500])
+            for path, value in flat.items()
         ]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])
 
 
 class Run:
-    """One step's `Tracker`: buffers scalars, drops what an earlier attempt already logged."""
+    """One step's `Tracker`: buffers what is to be logged, drops what an earlier attempt already logged."""
 
-    def __init__(self, tracking: Tracking, step: Step, run_id: str):
-        self.tracking, self.step, self.run_id = tracking, step, run_id
-        self._pending: list[tuple[str, float, int, int]] = []
-        self._flushed = time.monotonic()
-        self._silent = False
-        seen = tracking.client.get_run(run_id).data.metrics
-        history = (tracking.client.get_metric_history(run_id, key) for key in seen)
-        self._last = {points[-1].key: max(point.step for point in points) for points in history if points}
+    def __init__(self, tracking: Tracking, step: Step):
+        self.tracking, self.step = tracking, step
+        self._id = ""
+        self._metrics: list[tuple[str, float, int, int]] = []
+        self._files: list[tuple[str, bytes]] = []
+        self._last: dict[str, int] = {}
+        self._again = 0.0
+        self._flush()
 
     def metrics(self, values: Mapping[str, float], at: int) -> None:
         """Log scalars at `at` images; a key never goes back to an earlier `at`."""
         self.tracking.listen(self.step, values, at)
         now = int(time.time() * 1000)
         for key, value in values.items():
-            if at > self._last.get(key, -1):
-                self._last[key] = at
-                self._pending.append((slug(key), float(value), now, at))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            if at > self._last.get(slug(key), -1):
+                self._last[slug(key)] = at
+                self._metrics.append((slug(key), float(value), now, at))
+        if time.monotonic() > self._again:
             self._flush()
 
     def picture(self, name: str, png: bytes) -> None:
         """Log a PNG as an artifact."""
-        self._file(name, png)
+        self._files.append((name, png))
 
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Log a JSON document as an artifact."""
-        self._file(name, dumps(content).encode())
+        self._files.append((name, dumps(content).encode()))
 
     def close(self, status: str) -> None:
         """Deliver what is left and end the run."""
-        self._flush()
-        self._deliver(lambda: self.tracking.client.set_terminated(self.run_id, status))
+        if self._flush():
+            self.tracking.deliver(lambda: self.tracking.client.set_terminated(self._id, status))
 
-    def _file(self, name: str, data: bytes) -> None:
-        def send() -> None:
+    def _flush(self) -> bool:
+        """Whether nothing is left to deliver."""
+        came = self.tracking.deliver(self._send)
+        self._again = time.monotonic() + (FLUSH_SECONDS if came else AWAY_SECONDS)
+        return came
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        client = self.tracking.client
+        if not self._id:
+            self._begin(self.tracking.run_id(self.step))
+        while batch := self._metrics[:MOST]:
+            client.log_batch(self._id, metrics=[Metric(key, value, when, at) for key, value, when, at in batch])
+            del self._metrics[: len(batch)]
+        while self._files:
+            name, data = self._files[0]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(name).name
                 path.write_bytes(data)
-                self.tracking.client.log_artifact(self.run_id, str(path))
+                client.log_artifact(self._id, str(path))
+            del self._files[0]
 
-        self._deliver(send)
-
-    def _flush(self) -> None:
-        from mlflow.entities import Metric
-
-        self._flushed = time.monotonic()
-        batch = self._pending[:1000]
-        metrics = [Metric(key, value, when, at) for key, value, when, at in batch]
-        if metrics and self._deliver(lambda: self.tracking.client.log_batch(self.run_id, metrics=metrics)):
-            self._pending = self._pending[len(batch) :]
-
-    def _deliver(self, send: Callable[[], object]) -> bool:
-        """Whether `send` got through. Losing a point on a chart must not cost a training run."""
-        try:
-            with self.tracking._lock:
-                send()
-        except Exception as error:
-            if not self._silent:
-                log.warning("MLflow at %s: %s", without_password(self.tracking.uri), error)
-            self._silent = True
-            return False
-        return True
+    def _begin(self, run_id: str) -> None:
+        """Take up a run where an earlier attempt left it."""
+        for key in self.tracking.client.get_run(run_id).data.metrics:
+            points = self.tracking.client.get_metric_history(run_id, key)
+            seen = max((point.step for point in points), default=-1)
+            self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]
+            self._last[key] = max(seen, self._last.get(key, -1))
+        self._id = run_id

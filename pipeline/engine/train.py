@@ -118,10 +118,10 @@ def _worker(how: dict[str, Any]) -> dict[str, Any]:
             wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
             hooks = []
             if rank == 0:
-                rate = _Rate(course)
+                rate = Rate(course)
                 hooks = [
                     Every(how["cadence"].post, lambda state, metrics: post(state, metrics | rate(state))),
-                    Every(how["cadence"].checkpoint, lambda state, metrics: kept.save(state)),
+                    Every(how["cadence"].checkpoint, lambda state, metrics: _keep(kept, state)),
                 ]
             state = course.run(hooks, rank, world, wrapped)
     except (ValueError, FloatingPointError) as error:
@@ -132,7 +132,11 @@ def _worker(how: dict[str, Any]) -> dict[str, Any]:
     return {"metrics": last}
 
 
-class _Rate:
+def _keep(kept: Checkpoints, state: State) -> None:
+    kept.save(state)
+
+
+class Rate:
     """Images a second, share of the time spent waiting for input, and seconds left, since the last call."""
 
     def __init__(self, course: Course):

@@ -27,8 +27,9 @@ class EMA:
     @torch.no_grad()
     def update(self, average: nn.Module, model: nn.Module, images: int, batch: int) -> None:
         """Move the average's parameters towards the model's, in place; buffers are copied."""
-        old, new = list(average.parameters()), [p.detach() for p in model.parameters()]
+        old: list[torch.Tensor] = [p.detach() for p in average.parameters()]
+        new = [p.detach() for p in model.parameters()]
         if old:
-            torch._foreach_lerp_(old, new, 1 - self.beta(images, batch))
+            torch._foreach_lerp_(old, new, 1 - self.beta(images, batch))  # pyright: ignore[reportPrivateImportUsage]
         for kept, buffer in zip(average.buffers(), model.buffers()):
             kept.copy_(buffer)

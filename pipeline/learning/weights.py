@@ -7,15 +7,22 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
 from pipeline import config
+from pipeline.diffusion.denoiser import Network, Trained
+
+N = TypeVar("N", bound=Network, default=Network)
 
 DESCRIPTION, WEIGHTS = "denoiser.json", "weights.safetensors"
 
 
 def pack(model: nn.Module) -> dict[str, bytes]:
-    """The two files of a module that keeps its configuration in `.config`."""
+    """The two files of a network. Raises: TypeError: the module does not keep its configuration in `.config`."""
     import safetensors.torch
+
+    if not isinstance(model, Network):
+        raise TypeError(f"a {type(model).__name__} is no Network: it has no configuration to be built from")
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     return {
@@ -24,11 +31,11 @@ def pack(model: nn.Module) -> dict[str, bytes]:
     }
 
 
-def unpack(read: Callable[[str], bytes], device: str | torch.device = "cpu") -> nn.Module:
+def unpack(read: Callable[[str], bytes], device: str | torch.device = "cpu", kind: type[N] = Network) -> N:
     """The module in evaluation mode, without gradients, from a function that gives a file's bytes by name.
 
     Raises:
-        ValueError: the files describe no denoiser of this project, or the weights do not fit it.
+        ValueError: the files describe no denoiser of this project, or not of this `kind`, or the weights do not fit.
     """
     import safetensors.torch
 
@@ -39,11 +46,12 @@ def unpack(read: Callable[[str], bytes], device: str | torch.device = "cpu") -> 
         raise ValueError(
             f"{DESCRIPTION} and {WEIGHTS} cannot be read ({error}): train again or fetch them anew"
         ) from error
-    model = config.find_class(described.get("is"), object, DESCRIPTION)
-    built = config.from_json(model, described).build()
+    built = config.from_json(Trained, described, DESCRIPTION).build()
     try:
         built.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{WEIGHTS} does not fit {DESCRIPTION}: {reason}") from error
+    if not isinstance(built, kind):
+        raise ValueError(f"this is a {type(built).__name__}, and a {kind.__name__} is needed: name another model")
     return built.eval().requires_grad_(False).to(device)

@@ -40,7 +40,8 @@ class Pixels(Features):
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, C · h · w) with h, w ≤ side."""
-        size = [min(self.side, n) for n in x.shape[-2:]]
+        height, width = x.shape[-2:]
+        size = (min(self.side, height), min(self.side, width))
         return torch.nn.functional.adaptive_avg_pool2d(x.double(), size).flatten(1)
 
 

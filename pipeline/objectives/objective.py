@@ -6,6 +6,7 @@ of eight examples and one of sixteen see the same noise.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -59,9 +60,8 @@ class Batch:
         """The batch in pieces of at most `rows`, each knowing its place (None: one piece)."""
         if rows is None or rows >= len(self):
             return [self]
-        starts = range(0, len(self), rows)
-        parts = [self._each(lambda t, at=at: t[at : at + rows], offset=self.offset + at) for at in starts]
-        return parts
+        cuts = [slice(at, at + rows) for at in range(0, len(self), rows)]
+        return [self._each(operator.itemgetter(cut), offset=self.offset + cut.start) for cut in cuts]
 
     def _each(self, change: Callable[[Tensor], Tensor], **place: int) -> Batch:
         held = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -32,8 +32,9 @@ class ResidualDenoising(Objective):
         x = x0 + expand(sigma, x0) * batch.normal(key.fold("noise"))
         with torch.no_grad():
             seen = self.base.see(x, sigma, batch.cond)
-            target = (x0 - seen.mean) / expand(self.base.config.bins.read(self.scale, sigma), x)
-        out = F(x, sigma, seen, batch.cond)
+            unit = self.base.config.bins.read(self.scale, sigma)
+            target = (x0 - seen.mean) / expand(unit, x)
+        out = F(x, sigma, seen, unit, batch.cond)
         fit = ((out - target) ** 2).flatten(1).mean(1)
         size = (out**2).flatten(1).mean(1)
         kept = fit.detach().sum() / (target**2).flatten(1).mean(1).sum()

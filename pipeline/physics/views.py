@@ -7,6 +7,7 @@ multiplies the mean of a block of s × s pixels by s (the plain mean would shrin
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -160,8 +161,8 @@ class Pool(LinearMap):
     def __call__(self, x: Tensor) -> Tensor:
         self.check(x, self.in_shape)
         # Added slice by slice: a fused sum may change its order, and so its last bit, with the batch or the threads.
-        rows = sum(x[..., i :: self.size, :] for i in range(self.size))
-        return sum(rows[..., j :: self.size] for j in range(self.size)) / self.size
+        rows = functools.reduce(torch.add, (x[..., i :: self.size, :] for i in range(self.size)))
+        return functools.reduce(torch.add, (rows[..., j :: self.size] for j in range(self.size))) / self.size
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check(y, self.out_shape)

@@ -1,0 +1,94 @@
+"""The U-Net takes any size, starts at zero, and comes back from disk as it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pipeline.backbones import unet
+from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.learning.weights import DESCRIPTION, WEIGHTS, pack, unpack
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 5), (4, 4), (1, 7), (13, 17), (32, 32)])
+@pytest.mark.parametrize("channels", [(1, 1), (5, 3)])
+def test_any_size_goes_through_and_nothing_comes_out_at_first(size, channels):
+    net = unet.Config(width=8).build((channels[1], *size), *channels)
+    out = net(torch.randn(2, channels[0], *size), torch.randn(2))
+    assert out.shape == (2, channels[1], *size)
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+def trained_looking(shape=(1, 6, 6), **sizes):
+    model = Preconditioned.Config(shape, unet.Config(width=8, **sizes), EDM(0.7)).build().eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+    model.centre.fill_(0.25)
+    return model
+
+
+def test_every_pixel_depends_on_every_pixel_through_the_mixing_block():
+    model = trained_looking()
+    x = torch.zeros(1, 1, 6, 6, requires_grad=True)
+    model(x, torch.ones(1))[0, 0, 0, 0].backward()
+    assert bool((x.grad.abs() > 0).all())
+
+
+def test_dropout_is_for_training_only():
+    model = trained_looking(dropout=0.5)
+    x, sigma = torch.randn(3, 1, 6, 6), torch.ones(3)
+    assert torch.equal(model(x, sigma), model(x, sigma))
+    model.train()
+    assert not torch.equal(model(x, sigma), model(x, sigma))
+
+
+def test_auto_resolutions_halve_until_the_short_side_is_four():
+    widths = unet.Config(width=8).widths
+    assert [len(widths(size)) for size in ((4, 4), (8, 5), (8, 8), (9, 9), (32, 64))] == [1, 2, 2, 3, 4]
+
+
+def test_a_denoiser_comes_back_from_disk_to_the_bit():
+    model = trained_looking()
+    files = pack(model)
+    again = unpack(files.__getitem__)
+    x, sigma = torch.randn(3, 1, 6, 6), torch.tensor([0.1, 1.0, 10.0])
+    assert torch.equal(model(x, sigma), again(x, sigma))
+    assert again.config == model.config
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        (DESCRIPTION, b"\x80\x04N.", "cannot be read"),
+        (DESCRIPTION, json.dumps({"is": "os.system"}).encode(), "os.system"),
+        (DESCRIPTION, json.dumps({"is": "pipeline.backbones.unet.Config"}).encode(), "unet.Config"),
+        (DESCRIPTION, b"[]", "denoiser.json"),
+        (WEIGHTS, b"\x80\x04N.", "cannot be read"),
+        (WEIGHTS, (1 << 60).to_bytes(8, "little") + b"{}", "cannot be read"),
+    ],
+)
+def test_hostile_files_are_refused_in_a_sentence(name, data, says):
+    files = pack(trained_looking()) | {name: data}
+    with pytest.raises(ValueError, match=says):
+        unpack(files.__getitem__)
+
+
+def test_weights_of_another_network_are_refused():
+    files = pack(trained_looking()) | {WEIGHTS: pack(trained_looking(embedding=32))[WEIGHTS]}
+    with pytest.raises(ValueError, match="does not fit"):
+        unpack(files.__getitem__)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 12}, {"dropout": 1.0}, {"embedding": 3}, {"multipliers": ()}])
+def test_sizes_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"\w"):
+        unet.Config(**wrong)
+
+
+def test_video_is_refused():
+    with pytest.raises(ValueError, match="C, H, W"):
+        unet.Config().build((3, 8, 16, 16), 3, 3)
