@@ -136,7 +136,7 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch
     torch.manual_seed(key.fold("weights").integer())
     net = Residual.Config(examples.shape, len(module.maps), stage.backbone, std).build().to(device)
     return Course(
-        state=State.create(net, stage.fit.optim, stage.fit.ema),
+        state=stage.fit.state(net),
         batches=reader(examples, stage.fit, stage.seed),
         objective=ResidualDenoising(module, scale, stage.regularisation.output_l2),
         levels=stage.fit.levels,

@@ -7,14 +7,13 @@ import json
 import os
 import platform
 import shutil
-import socket
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.engine.cluster import cores
+from pipeline.engine.cluster import check_answers, cores
 from pipeline.engine.track import default_uri, without_password
 from pipeline.place import Place
 from pipeline.store import Store
@@ -90,17 +89,11 @@ def _ray() -> str:
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
         return "a local cluster will be started (set RAY_ADDRESS to join one)"
-    if address == "auto":
-        return "the cluster running on this machine will be joined (RAY_ADDRESS is auto)"
-    host = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        with socket.create_connection((host.hostname or "", host.port or 6379), timeout=3):
-            pass
-    except OSError as error:
-        raise ValueError(f"nothing answers at RAY_ADDRESS {without_password(address)}: {error}") from error
-    if os.environ.get("RAY_AUTH_MODE") != "token" and host.hostname not in ("127.0.0.1", "localhost", "::1"):
+    check_answers(address)
+    host = urlsplit(address if "://" in address else f"ray://{address}").hostname
+    if os.environ.get("RAY_AUTH_MODE") != "token" and host not in ("auto", "127.0.0.1", "localhost", "::1"):
         raise ValueError("RAY_ADDRESS is remote and RAY_AUTH_MODE is not token: anyone there can run code as you")
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     if token.exists() and token.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ValueError(f"{token} can be read by others: chmod 600 {token}")
-    return f"answers at {without_password(address)}"
+    return f"the cluster at {without_password(address)} will be joined"

@@ -114,7 +114,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
                     f"{reason}; leave such files out with --on-bad skip, or keep copies with --on-bad quarantine"
                 ) from error
             skipped.append({"id": raw.id, "why": str(error)})
-            if stage.on_bad is OnBad.QUARANTINE:
+            if stage.on_bad is OnBad.QUARANTINE and raw.image is not None:
                 skipped[-1]["kept"] = f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}"
                 out.write(skipped[-1]["kept"], _bytes(raw))
             continue

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
@@ -22,7 +22,7 @@ from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.ema import EMA
 from pipeline.learning.loop import Clock
-from pipeline.learning.optim import AdamW
+from pipeline.learning.optim import AdamW, Cosine
 from pipeline.learning.state import State
 from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
@@ -38,22 +38,29 @@ class Fit:
     Args:
         images: how many images are seen in all.
         batch: how many make one step, over all workers.
-        optim: optimiser, rate, weight decay, schedule, clipping.
+        optim: optimiser, rate, weight decay, warm-up, clipping.
+        cosine: whether the rate falls to zero along half a cosine over the whole run (else as `optim.schedule` says).
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
         shift: largest random shift of an image in pixels, applied to half of them; edges repeat.
     """
 
-    images: int = 30_000
+    images: int = 96_000
     batch: int = 64
-    optim: AdamW = AdamW()
-    ema: EMA = EMA(halflife=2_000)
+    optim: AdamW = AdamW(lr=4e-3, betas=(0.9, 0.99), weight_decay=0.01, warmup=2_000)
+    cosine: bool = True
+    ema: EMA = EMA(halflife=2_500, ramp=0.15)
     levels: Levels = Stratified()
     shift: int = 0
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
             raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
+
+    def state(self, model: nn.Module) -> State:
+        """A run's beginning."""
+        optim = replace(self.optim, schedule=Cosine(self.images)) if self.cosine else self.optim
+        return State.create(model, optim, self.ema)
 
     @property
     def clock(self) -> Clock:
@@ -91,7 +98,7 @@ def course(stage: Train, data: Artifact, device: torch.device) -> Course:
     model = Preconditioned.Config(examples.shape, stage.backbone, precond).build()
     model.centre.copy_(centre)
     return Course(
-        state=State.create(model.to(device), stage.fit.optim, stage.fit.ema),
+        state=stage.fit.state(model.to(device)),
         batches=reader(examples, stage.fit, stage.seed),
         objective=Denoising(precond),
         levels=stage.fit.levels,

@@ -48,6 +48,9 @@ class Folder(Source):
         """One file after the other; of a file too large to be an image only the beginning, which `decode` refuses."""
         fs, root = locate(self.url)
         for relative, label in zip(piece.files, piece.labels, strict=True):
-            with reading(fs, inside(fs, root, relative)) as file:
-                image = file.read(MAX_BYTES + 1)
+            try:
+                with reading(fs, inside(fs, root, relative)) as file:
+                    image = file.read(MAX_BYTES + 1)
+            except PermissionError:
+                image = None
             yield Raw(relative, image, None if label < 0 else label, shown(f"{self.url.rstrip('/')}/{relative}"))

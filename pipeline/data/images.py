@@ -77,7 +77,7 @@ class Header:
     animated: bool
 
 
-def header(image: bytes | np.ndarray, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+def header(image: bytes | np.ndarray | None, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     """Reads the header only; raises BadImage as `decode` does."""
     picture = _opened(image, name, max_pixels)
     try:
@@ -92,7 +92,7 @@ def header(image: bytes | np.ndarray, name: str, max_pixels: int = MAX_PIXELS) -
 
 
 def decode(
-    image: bytes | np.ndarray, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS
+    image: bytes | np.ndarray | None, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3).
 
@@ -118,8 +118,10 @@ def decode(
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def _opened(image: bytes | np.ndarray, name: str, max_pixels: int) -> Image.Image:
+def _opened(image: bytes | np.ndarray | None, name: str, max_pixels: int) -> Image.Image:
     """The image with its header read, its size within bounds, its pixels not decoded."""
+    if image is None:
+        raise BadImage(f"{name} may not be read; check its permissions.")
     if isinstance(image, np.ndarray):
         channels = image.shape[2:]
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in ((), (1,), (3,)) or not image.size:

@@ -41,11 +41,12 @@ class Piece:
 class Raw:
     """One example as stored: `image` is encoded bytes (empty where there are none) or uint8 (H, W), (H, W, 1 or 3).
 
+    None is an image that may not be read, which spoils only itself.
     `name` is what an error calls it.
     """
 
     id: str
-    image: bytes | np.ndarray
+    image: bytes | np.ndarray | None
     label: int | None
     name: str
 

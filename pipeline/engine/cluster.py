@@ -6,9 +6,11 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pipeline.graph import Scale
 
@@ -66,6 +68,8 @@ def connect() -> Iterator[tuple[float, float]]:
             "include_dashboard": False,
             "object_store_memory": STORE_BYTES,
         }
+    else:
+        check_answers(address)
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -78,6 +82,20 @@ def connect() -> Iterator[tuple[float, float]]:
     finally:
         board.cache_clear()
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Raises: ValueError: nothing answers at this Ray address; Ray itself would wait for minutes to say so."""
+    if address == "auto":
+        return
+    host = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        socket.create_connection((host.hostname or "", host.port or 6379), timeout=3).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster answers at {host.hostname}:{host.port or 6379} ({error}): "
+            "start it, or unset RAY_ADDRESS to run here"
+        ) from error
 
 
 def capacity() -> tuple[float, float]:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from doubles import BAD, Silent, pixels, png
 
+from pipeline import graph
 from pipeline.engine import cluster, track
+from pipeline.engine.shards import _write
 from stages import recipes
 from stages.__main__ import main
 
@@ -93,7 +95,7 @@ def pictures(tmp_path) -> Callable[..., Path]:
 
     def make(count: int = 6, bad: bool = True) -> Path:
         folder = tmp_path / "pictures"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for i in range(count):
             (folder / f"good-{i}.png").write_bytes(png(pixels(i)))
         for name, (data, _) in BAD.items() if bad else ():
@@ -101,3 +103,15 @@ def pictures(tmp_path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """`here(target, store)`: run with the shards made in this process."""
+
+    def in_process(make, pieces, at):
+        return [json.loads(_write({"i": i, "piece": piece}, make, at.out)["report"]) for i, piece in enumerate(pieces)]
+
+    monkeypatch.setattr("stages.corrupt.map_shards", in_process)
+    monkeypatch.setattr("stages.ingest.map_shards", in_process)
+    return lambda target, store: graph.run(target, store, lambda step: contextlib.nullcontext(), (2, 0))

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -86,6 +87,7 @@ def test_ls_show_diff_and_gc_of_what_was_made(kintsugi, toy, tmp_path):
     assert len(rows) == 4
     assert rows[f"number/{new}"]["names"] == ["toy/second"]
     assert rows[f"number/{old}"]["names"] == []
+    Store(str(tmp_path / "runs")).point("another-recipe", {"a-name-of-some-length": f"number/{new}"})
     lines = kintsugi("ls").out.splitlines()
     assert len(lines) == 5, "a row is cut in two"
     assert any(re.search(rf"number/{new} .*toy/second", line) for line in lines)
@@ -194,6 +196,15 @@ def test_a_killed_step_leaves_no_artifact_and_the_next_run_goes_on(kintsugi, toy
     assert kintsugi("gc", "--json").json == {"found": []}
 
 
+def test_a_cluster_that_does_not_answer_is_told_at_once(kintsugi, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://user:secret@127.0.0.1:9")
+    start = time.monotonic()
+    kintsugi("run", "toy").refused("no Ray cluster answers at 127.0.0.1:9", "unset RAY_ADDRESS")
+    assert time.monotonic() - start < 20
+    assert kintsugi("ls", "--json").json == []
+
+
 @pytest.mark.parametrize("label", ["first", "second"])
 def test_a_hit_whose_manifest_disagrees_is_refused_and_kept(kintsugi, toy, tmp_path, label):
     kintsugi("run", "toy", "--value", "3")
@@ -206,6 +217,8 @@ def test_a_hit_whose_manifest_disagrees_is_refused_and_kept(kintsugi, toy, tmp_p
     for verb in ("plan", "run"):
         said = kintsugi(verb, "toy", "--value", "3")
         said.refused("same address, other recipe", "inner.rate = 0.75, not 0.5", "bump `version` in Number")
+    if label == "first":  # also where what needs it is not made yet
+        kintsugi("run", "toy", "--value", "4").refused("same address, other recipe")
     assert path.read_bytes() == before
 
 

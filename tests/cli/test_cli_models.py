@@ -1,0 +1,58 @@
+"""`sample` and `evaluate` take a model by name, make what is missing once, and write what was asked for."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from doubles import Silent
+from PIL import Image
+
+from pipeline.engine import cluster, track
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def models(kintsugi, one_ray, monkeypatch):
+    """The command with two untrained models in the store, of 8x8 and of 4x4."""
+    monkeypatch.setattr(track, "Tracking", _Quiet)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
+        small = kintsugi("run", "model", "--side", "4", "--json").json["target"]
+        assert kintsugi("run", "model").code == 0
+    return kintsugi, small
+
+
+class _Quiet(Silent):
+    def picture(self, name, png):
+        pass
+
+    def card(self, name, content):
+        pass
+
+
+def test_images_are_drawn_once_and_measured(models, tmp_path):
+    kintsugi, small = models
+    words = ("sample", "model/model", "--count", "3", "--steps", "2", "--json")
+    said = kintsugi(*words, "--out", "new/picture.png")
+    assert said.code == 0, said.err
+    assert said.json == {"samples": said.json["samples"], "picture": "new/picture.png"}
+    first = (tmp_path / "new/picture.png").read_bytes()
+    assert Image.open(tmp_path / "new/picture.png").format == "PNG"
+    again = kintsugi(*words)
+    assert again.err == "", "it was made again"
+    assert again.json["samples"] == said.json["samples"]
+    assert (tmp_path / "samples.png").read_bytes() == first
+    assert "wrote samples.png" in kintsugi(*words[:-1]).out
+    assert kintsugi(*words, "--seed", "1").json["samples"] != said.json["samples"]
+
+    judged = kintsugi("evaluate", "model/model", "--test", "model/model", "--samples", "4", "--json")
+    assert judged.code == 0, judged.err
+    assert set(judged.json["metrics"]) == {"denoising_error", "frechet"}
+    assert judged.json["cards"]["frechet"]["samples"] == 4
+
+    kintsugi("evaluate", small, "--test", "model/model", "--samples", "0").refused("(1, 4, 4)", "(1, 8, 8)")
+    kintsugi(*words[:2], "--count", "0").refused("give at least 1")
+    kintsugi(*words[:2], "--steps", "0").refused("steps")
+    kintsugi(*words, "--out", str(tmp_path)).refused("Is a directory")

@@ -1,0 +1,65 @@
+"""Pictures of any number of channels and of few rows; a report in which nothing of a stranger's is markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from doubles import pixels
+from PIL import Image
+
+from pipeline.data.records import Examples
+from pipeline.data.shards import write_shard
+from pipeline.engine.pictures import bars, curves, grid
+from pipeline.engine.report import Part, Report
+from stages.compare import _as_pixels, _first
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_grid_shows_every_pixel_where_it_belongs(channels):
+    images = np.stack([pixels(i, (channels, 5, 4)) for i in range(7)])
+    shown = np.asarray(Image.open(io.BytesIO(grid(images, columns=3, scale=2))))
+    assert shown.shape == (3 * 11 + 1, 3 * 9 + 1, 3)
+    for i, image in enumerate(images):
+        tile = shown[1 + 11 * (i // 3) :, 1 + 9 * (i % 3) :][:10:2, :8:2]
+        colours = image if channels == 3 else image[:1].repeat(3, 0)
+        np.testing.assert_array_equal(tile, colours.transpose(1, 2, 0))
+    assert (shown[-11:, -18:] == 255).all()  # two places are left empty
+
+
+@pytest.mark.parametrize("count", [1, 31, 40])
+def test_a_set_is_shown_by_its_first_rows_however_few(count):
+    rows = Examples(tuple(map(str, range(count))), np.stack([pixels(i, (1, 4, 4)) for i in range(count)]))
+    buffer = io.BytesIO()
+    write_shard(buffer, rows)
+    described = {"shards": [{"name": "a", "rows": count}]}
+    data = SimpleNamespace(json=lambda name: described, file=lambda name: io.BytesIO(buffer.getvalue()))
+    assert _first(data) == grid(rows.images[:32])
+
+
+def test_values_beyond_the_range_are_brought_into_it():
+    x = np.array([-2.0, 0.0, 2.0])
+    assert _as_pixels(x).tolist() == [0, 128, 255]
+    assert _as_pixels(x / 4).tolist() == [64, 128, 191]
+
+
+def test_a_report_is_one_file_that_escapes_what_it_is_given():
+    evil = "<script>alert(1)</script>"
+    png = grid(np.zeros((1, 1, 2, 2), np.uint8))
+    page = Report(evil, [evil], [Part(evil, [evil], [evil], [[evil, 0.123456, 3]], [(evil, png)], evil)]).html()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 10
+    assert base64.b64encode(png).decode() in page
+    assert "0.1235" in page
+    assert "http" not in page
+
+
+def test_plots_are_pictures_and_the_same_twice():
+    def plots():
+        return curves([0.1, 1], {"a": [1, 2]}, "σ", "error", log_y=True), bars({"a": 1.0, "b": 2.0}, "error")
+
+    assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in plots())
+    assert plots() == plots()
