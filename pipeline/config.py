@@ -191,9 +191,9 @@ def _leaf_from_json(declared: Any, data: Any, where: str) -> Any:
 
     options = _options(declared)
     enums = [option for option in options if _is_class(option) and issubclass(option, enum.Enum)]
-    for option in enums:
-        if isinstance(data, str) and data in option.__members__:
-            return option[data]
+    for member in (member for option in enums for member in option):
+        if isinstance(data, str) and data in (member.name, member.value):  # as files have it, as options spell it
+            return member
     scalars = tuple(o for o in options if not _is_ours(o) and typing.get_origin(o) not in (tuple, dict, Mapping))
     disguised = isinstance(data, bool) and bool not in scalars and not {int, float}.isdisjoint(scalars)
     reason = nearest(str(data), enums[0].__members__) if enums and not scalars else ""

@@ -23,7 +23,10 @@ class Place:
     """A folder at any URL: what a stage writes to and an artifact is read from."""
 
     def __init__(self, url: str):
-        self.fs, self.root = url_to_fs(url)
+        try:
+            self.fs, self.root = url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise PlaceError(f"{url.split('://')[0]}:// cannot be opened: {error}") from error
         self.url = self.fs.unstrip_protocol(self.root)
 
     def __reduce__(self):

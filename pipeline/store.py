@@ -86,6 +86,8 @@ class Store:
     """
 
     def __init__(self, url: str):
+        if re.search(r"//[^/@]*:[^/@]*@", url):
+            raise StoreError("the store's URL has a password in it, which results keep: give it in the environment")
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
         self.place = Place(url)

@@ -78,11 +78,12 @@ def _say(sentence: str, code: int, debug: bool) -> int:
 
 def _root(error: BaseException) -> BaseException:
     """What a failure began with, through the wrappers of steps and of Ray."""
+    seen = [error]
     while True:
-        inner = getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException) or inner is error:
-            return error
-        error = inner
+        inner = getattr(seen[-1], "cause", None) or seen[-1].__cause__
+        if not isinstance(inner, BaseException) or inner in seen:
+            return seen[-1]
+        seen.append(inner)
 
 
 def _disk(error: OSError) -> str:

@@ -41,6 +41,7 @@ class Ingest(Stage):
         source: where the images are.
         shape: (C, H, W) of every row; C = 1 is grey, 3 is RGB.
         resize: what happens to an image of another size.
+        grey: whether colour images may become grey ones of a set with C = 1; refused otherwise.
         labels: whether every example must have a label.
         on_bad: what happens to a file that is no usable image.
         budget: the largest share of the files that may be left out, in [0, 1].
@@ -50,6 +51,7 @@ class Ingest(Stage):
     source: Source
     shape: tuple[int, int, int]
     resize: Resize = Resize.FAIL
+    grey: bool = False
     labels: bool = False
     on_bad: OnBad = OnBad.FAIL
     budget: float = 0.01
@@ -102,11 +104,10 @@ def snapshot(source: Source) -> str:
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
     ids, images, labels, skipped, modes = [], [], [], [], Counter[str]()
-    fit = Fit((stage.shape[1], stage.shape[2]), stage.resize)
+    mode, fit = "L" if stage.shape[0] == 1 else "RGB", Fit((stage.shape[1], stage.shape[2]), stage.resize)
     for raw in stage.source.read(piece):
         try:
-            images.append(decode(raw.image, raw.name, "L" if stage.shape[0] == 1 else "RGB", fit))
-            modes[header(raw.image, raw.name).stored] += 1
+            pixels, head = decode(raw.image, raw.name, mode, fit), header(raw.image, raw.name)
         except BadImage as error:
             if stage.on_bad is OnBad.FAIL:
                 reason = str(error).rstrip(".")
@@ -118,9 +119,13 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
                 skipped[-1]["kept"] = f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}"
                 out.write(skipped[-1]["kept"], _bytes(raw))
             continue
+        if mode == "L" and head.mode == "RGB" and not stage.grey:
+            raise ValueError(f"{raw.name} is in colour and the set is grey: take all in colour, or make all grey")
         if stage.labels and raw.label is None:
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
         ids.append(raw.id)
+        images.append(pixels)
+        modes[head.stored] += 1
         labels.append(-1 if raw.label is None else raw.label)
     report = {"skipped": skipped, "modes": dict(modes)}
     if not ids:

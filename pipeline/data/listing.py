@@ -32,6 +32,8 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system and the path on it of something that exists; ValueError where it does not."""
     if "\0" in url:
         raise ValueError(f"{shown(url)} has a zero character in it; give the path without.")
+    if re.search(r"//[^/@]*:[^/@]*@", url):
+        raise ValueError(f"{shown(url)} has a password in it, which results would keep; give it in the environment.")
     try:
         fs, path = url_to_fs(url)
         exists = fs.exists(path)

@@ -7,7 +7,7 @@ the mathematics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
@@ -40,6 +40,8 @@ def partial_views(
     per_view: int = 430,
     size: int | None = None,
     resize: Resize = Resize.FAIL,
+    colour: bool | None = None,
+    labels: bool = False,
     on_bad: OnBad = OnBad.FAIL,
     budget: float = 0.01,
     ceiling: bool = False,
@@ -63,6 +65,8 @@ def partial_views(
         per_view: how many images each view has; no image is in two sets.
         size: side of the square that images are brought to (with --resize); their own size if not given.
         resize: what to do with images of another size.
+        colour: whether images are taken in colour or made grey; as the first image is, and no mixing, if not given.
+        labels: whether every image must have a label.
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
@@ -80,9 +84,11 @@ def partial_views(
     """
     source = source_of(data)
     mode, own = source.peek()
-    shape = (1 if mode == "L" else 3, *((size, size) if size else own))
+    grey = mode == "L" if colour is None else not colour
+    shape = (1 if grey else 3, *((size, size) if size else own))
     chosen = default_views(shape) if views is None else views
-    full = step(Ingest(source, shape, resize, on_bad=on_bad, budget=budget, snapshot=snapshot(source)), "ingest")
+    taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
+    full = step(taken, "ingest")
 
     few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean")
     parts = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
@@ -95,7 +101,8 @@ def partial_views(
         for v, d in zip(chosen, harmed, strict=True)
     ]
 
-    base = step(Combine(tuple(seen), few, seed=seed), "base")
+    one = replace(scale, workers=1)
+    base = step(Combine(tuple(seen), few, seed=seed), "base", one)
     composed = step(TrainResidual(base, few, residual_backbone, residual, residual_fit, seed), "composed", scale)
     models = {"composed": composed, "base": base}
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
@@ -105,8 +112,8 @@ def partial_views(
 
     contestants = []
     for name, model in models.items():
-        drawn = step(Sample(model, samples, seed=seed), f"samples/{name}")
-        judged = step(Evaluate(model, held, drawn), f"evaluate/{name}")
+        drawn = step(Sample(model, samples, seed=seed), f"samples/{name}", one)
+        judged = step(Evaluate(model, held, drawn), f"evaluate/{name}", one)
         contestants.append(Contestant(name, judged, drawn))
     shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     return step(

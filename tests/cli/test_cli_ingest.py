@@ -88,9 +88,17 @@ def test_a_file_without_read_permission_is_a_bad_file(pictures, monkeypatch):
 def test_mixed_modes_become_the_one_asked_for_and_are_counted(pictures):
     folder = pictures(2, bad=False)
     (folder / "colour.png").write_bytes(png(np.stack([pixels(7)] * 3, axis=-1)))
-    rows, report, _ = ingest(folder)
+    rows, report, _ = ingest(folder, grey=True)
     np.testing.assert_array_equal(rows.images[0, 0], pixels(7))
     assert report["modes"] == {"L": 2, "RGB": 1}
+
+
+def test_colour_is_not_lost_unasked(pictures):
+    folder = pictures(2, bad=False)
+    (folder / "colour.png").write_bytes(png(np.stack([pixels(7)] * 3, axis=-1)))
+    for policy in OnBad:
+        with pytest.raises(ValueError, match="colour.png is in colour and the set is grey"):
+            ingest(folder, on_bad=policy)
 
 
 def test_mixed_sizes_are_refused_whatever_the_policy(pictures):

@@ -102,7 +102,7 @@ def test_what_no_view_sees_is_filled_with_its_own_variance():
 
 def test_least_squares_beats_the_sum_and_each_view_on_overlapping_crops():
     law = field()
-    x0, x, sigma = noised(law, 2000)
+    _, x, sigma = noised(law, 2000)
     maps = [OVER_LEFT, OVER_RIGHT]
     base = base_of(law, maps)
     D = law(x, sigma)
@@ -219,7 +219,7 @@ def test_gates_find_the_best_step_and_stay_within_zero_and_one(share, gate):
 
 def test_base_plus_exact_residual_is_the_exact_denoiser():
     law = field()
-    base, scale, x0, _ = calibrated(law)
+    base, scale, _, _ = calibrated(law)
     config = Composed.Config(SHAPE, base.config, Residual.Config(SHAPE, 2, unet.Config(width=8)))
     composed = config.build().double().eval()
     composed.base, composed.residual = base, Known(law, 1.0)

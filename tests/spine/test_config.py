@@ -210,7 +210,7 @@ def test_replace_touches_one_value(path, value, seen):
         ("levels", {}, "'levels' must say which Levels it is, under 'is'"),
         ("levels.std", -1, "std is -1.0: make it positive"),
         ("mode", "FSAT", "'mode' must be of type Mode, not 'FSAT'; did you mean 'FAST'?"),
-        ("mode", "quick", "'mode' must be of type Mode"),
+        ("mode", "quickly", "'mode' must be of type Mode"),
         ("mode", {"is": f"{HERE}.Mode"}, "no test_config.Mode known"),
         ("shape", [1], "'shape' needs 2 values, not 1"),
         ("shape", "12", "'shape' must be of type"),
