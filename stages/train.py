@@ -57,6 +57,10 @@ class Fit:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
             raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
 
+    def decayed(self, weight_decay: float) -> Fit:
+        """The same with another weight decay."""
+        return replace(self, optim=replace(self.optim, weight_decay=weight_decay))
+
     def state(self, model: nn.Module) -> State:
         """A run's beginning."""
         optim = replace(self.optim, schedule=Cosine(self.images)) if self.cosine else self.optim

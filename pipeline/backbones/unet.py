@@ -66,7 +66,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = config.widths(size)
         self.coordinates: Tensor
-        self.embed = _Embedding(config.embedding)
+        self.embed = LevelEmbedding(config.embedding)
         self.stem = nn.Conv2d(channels_in + 2, widths[0], 3, padding=1)
         self.offset = nn.Parameter(torch.zeros(1, widths[0], *size))
         axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in size]
@@ -101,7 +101,7 @@ class UNet(nn.Module):
         return self.out(functional.silu(self.norm(h)))
 
 
-class _Embedding(nn.Module):
+class LevelEmbedding(nn.Module):
     """c_noise = ln(σ)/4 as sines and cosines of 16 frequencies, then two layers."""
 
     def __init__(self, width: int) -> None:

@@ -49,13 +49,15 @@ def partial_views(
     seed: int = 0,
     scale: Scale = Scale(),
     views: tuple[Named, ...] | None = None,
-    view_backbone: Backbone = unet.Config(),
-    clean_backbone: Backbone = unet.Config(),
-    residual_backbone: Backbone = unet.Config(),
-    view_fit: Fit = Fit(),
-    clean_fit: Fit = Fit(),
-    residual_fit: Fit = Fit(),
-    residual: Regularisation = Regularisation(),
+    view_backbone: Backbone = unet.Config(dropout=0.4),
+    clean_backbone: Backbone = unet.Config(dropout=0.6),
+    residual_backbone: Backbone = unet.Config(dropout=0.5),
+    ceiling_backbone: Backbone = unet.Config(dropout=0.15),
+    view_fit: Fit = Fit(images=128_000).decayed(0.3),
+    clean_fit: Fit = Fit(images=51_200).decayed(0.3),
+    residual_fit: Fit = Fit(images=16_000).decayed(1.0),
+    ceiling_fit: Fit = Fit(images=96_000),
+    residual: Regularisation = Regularisation(output_l2=3.0),
 ) -> Step:
     """Train a diffusion model from partial views and a few full images, and compare it with what those few give.
 
@@ -75,11 +77,13 @@ def partial_views(
         scale: workers of each training step, and CPUs and GPUs of each worker.
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
-        clean_backbone: network of the clean-only model (and of the ceiling).
+        clean_backbone: network of the clean-only model.
         residual_backbone: network of the residual.
+        ceiling_backbone: network of the ceiling.
         view_fit: how each view's model is trained.
-        clean_fit: how the clean-only model is trained (and the ceiling, for as many steps as all views together).
+        clean_fit: how the clean-only model is trained; longer, it overfits.
         residual_fit: how the residual is trained.
+        ceiling_fit: how the ceiling is trained.
         residual: what regularises the residual.
     """
     source = source_of(data)
@@ -108,7 +112,7 @@ def partial_views(
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
     if ceiling:
         every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed")
-        models["ceiling"] = step(Train(every, view_backbone, view_fit, seed), "ceiling", scale)
+        models["ceiling"] = step(Train(every, ceiling_backbone, ceiling_fit, seed), "ceiling", scale)
 
     contestants = []
     for name, model in models.items():

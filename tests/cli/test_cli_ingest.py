@@ -97,7 +97,7 @@ def test_colour_is_not_lost_unasked(pictures):
     folder = pictures(2, bad=False)
     (folder / "colour.png").write_bytes(png(np.stack([pixels(7)] * 3, axis=-1)))
     for policy in OnBad:
-        with pytest.raises(ValueError, match="colour.png is in colour and the set is grey"):
+        with pytest.raises(ValueError, match=r"colour.png is in colour and the set is grey"):
             ingest(folder, on_bad=policy)
 
 
