@@ -1,4 +1,4 @@
-"""partial_views on digits over seeds: composed, base and clean-only, the ceiling, and the residual without its regulariser.
+"""partial_views on digits over seeds: composed, base, clean-only, the ceiling, and the residual unregularised.
 
     python benchmarks/partial_views.py --seeds 0 1 2
     python benchmarks/partial_views.py --seeds 0 1 2 --network mlp
