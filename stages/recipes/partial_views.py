@@ -53,9 +53,9 @@ def partial_views(
     clean_backbone: Backbone = unet.Config(dropout=0.6),
     residual_backbone: Backbone = unet.Config(dropout=0.5),
     ceiling_backbone: Backbone = unet.Config(dropout=0.15),
-    view_fit: Fit = Fit(images=128_000).decayed(0.3),
+    view_fit: Fit = Fit(images=112_000).decayed(0.3),
     clean_fit: Fit = Fit(images=51_200).decayed(0.3),
-    residual_fit: Fit = Fit(images=16_000).decayed(1.0),
+    residual_fit: Fit = Fit(images=12_800).decayed(1.0),
     ceiling_fit: Fit = Fit(images=96_000),
     residual: Regularisation = Regularisation(output_l2=3.0),
 ) -> Step:
