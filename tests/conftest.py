@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,19 @@ def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """A local Ray that `cluster.connect()` finds running; its workers can import what tests/engine defines."""
+    from pipeline.engine import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        folders = [str(ROOT), str(ROOT / "tests" / "engine"), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(folders))
+        with cluster.connect():
+            yield
 
 
 @pytest.fixture

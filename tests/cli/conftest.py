@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +76,6 @@ def toy(kintsugi, monkeypatch) -> Any:
     module = importlib.import_module("stages.recipes.toy")
     yield module
     module.faults.clear()
-
-
-@pytest.fixture(scope="session")
-def one_ray() -> Iterator[None]:
-    """A local Ray that `cluster.connect()` finds running."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]))
-        with cluster.connect():
-            yield
 
 
 @pytest.fixture

@@ -1,0 +1,79 @@
+"""Courses of training that Ray workers import by name, some of which die on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.backbones import mlp
+from pipeline.data.records import Examples
+from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.keys import Key
+from pipeline.learning.course import Course
+from pipeline.objectives.denoising import Denoising
+from stages.train import Fit, reader
+
+FIT = Fit(images=480, batch=16)
+
+
+def examples() -> Examples:
+    """60 random images of 4x4."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
+    return Examples(tuple(f"id-{i}" for i in range(60)), pixels)
+
+
+def plain(device: torch.device, dropout: float = 0.2) -> Course:
+    """A small network."""
+    precond = EDM(0.5)
+    torch.manual_seed(3)
+    model = (
+        Preconditioned.Config((1, 4, 4), mlp.Config(width=32, blocks=1, dropout=dropout), precond).build().to(device)
+    )
+    data = examples()
+    return Course(FIT.state(model), reader(data, FIT, 7), Denoising(precond), FIT.levels, FIT.clock, Key(7))
+
+
+def undropped(device: torch.device) -> Course:
+    """The same without dropout, whose masks depend on how a batch is cut."""
+    return plain(device, 0.0)
+
+
+def killed(device: torch.device, marker: str) -> Course:
+    """The same, whose process is killed once, after image 300."""
+    course = plain(device)
+    inner = course.batches
+
+    def batches(start, rank, world):
+        for k, batch in enumerate(inner(start, rank, world)):
+            if start + k * FIT.batch > 300 and not Path(marker).exists():
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    course.batches = batches
+    return course
+
+
+def poisoned(device: torch.device) -> Course:
+    """The same, with a pixel that is not a number from image 100 on."""
+    course = plain(device)
+    inner = course.batches
+
+    def batches(start, rank, world):
+        for k, batch in enumerate(inner(start, rank, world)):
+            if start + k * FIT.batch > 100:
+                batch.x[0, 0, 0, 0] = float("nan")
+            yield batch
+
+    course.batches = batches
+    return course
+
+
+def weights(state) -> dict[str, bytes]:
+    """The averaged weights, as they are."""
+    tensors = state.result().state_dict()
+    return {"weights.bin": b"".join(t.contiguous().numpy().tobytes() for t in tensors.values())}

@@ -1,0 +1,83 @@
+"""Ray Train adds workers and restarts and changes nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import courses
+import numpy as np
+import pytest
+import torch
+
+from pipeline.engine.train import Cadence, train
+from pipeline.graph import Context, Scale
+from pipeline.store import Store
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+CADENCE = Cadence(post=64, checkpoint=96)
+
+
+class Seen:
+    def __init__(self):
+        self.at = []
+
+    def metrics(self, values, at):
+        self.at.append(at)
+
+
+@pytest.fixture
+def place(tmp_path):
+    def context(scale: Scale = Scale()):
+        store = Store(str(tmp_path / "store"))
+        return Context(store.place / "out", store, scale, Seen())
+
+    return context
+
+
+@pytest.fixture(scope="module")
+def bare():
+    """The bare loop's weights, without Ray."""
+    course = courses.plain(torch.device("cpu"))
+    return courses.weights(course.run())["weights.bin"]
+
+
+def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit(one_ray, place, bare):
+    at = place()
+    metrics = train(courses.plain, courses.weights, at, CADENCE)
+    assert at.out.read("weights.bin") == bare
+    assert metrics["images"] == courses.FIT.images
+    assert {"loss", "images_per_second", "input_wait_percent", "eta"} <= metrics.keys()
+    assert at.tracker.at == sorted(at.tracker.at)
+    assert at.tracker.at[-1] == courses.FIT.images
+
+
+def test_a_killed_worker_changes_nothing_of_the_result(one_ray, place, bare, tmp_path):
+    at = place()
+    marker = tmp_path / "killed"
+    train(partial(courses.killed, marker=str(marker)), courses.weights, at, CADENCE)
+    assert marker.exists(), "it was never killed"
+    assert at.out.read("weights.bin") == bare
+
+
+def test_a_run_that_is_over_comes_back_from_its_checkpoint(one_ray, place, bare):
+    at = place()
+    train(courses.plain, courses.weights, at, CADENCE)
+    again = place()
+    train(courses.poisoned, courses.weights, again, CADENCE)
+    assert again.out.read("weights.bin") == bare, "it trained again, or from the beginning"
+
+
+def test_two_workers_learn_what_one_learns(one_ray, place, bare):
+    at = place(Scale(workers=2))
+    train(courses.undropped, courses.weights, at, CADENCE)
+    alone = courses.weights(courses.undropped(torch.device("cpu")).run())["weights.bin"]
+    one, two = (np.frombuffer(data, np.float32) for data in (alone, at.out.read("weights.bin")))
+    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)
+    assert np.abs(one - np.frombuffer(bare, np.float32)).max() > 1e-3, "dropout made no difference: a weak test"
+
+
+def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place):
+    at = place()
+    with pytest.raises(ValueError, match="not finite"):
+        train(courses.poisoned, courses.weights, at, CADENCE)
+    assert "weights.bin" not in at.out.names()
