@@ -1,0 +1,101 @@
+"""partial_views: its golden fingerprints, that no image is in two sets, and a toy size of it from end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline import graph
+from pipeline.store import Store
+from stages.__main__ import main
+from stages.corrupt import load
+from stages.recipes.partial_views import default_views, partial_views
+
+# A change here means that everybody's results are made anew: bump on purpose, and say so in CHANGELOG.md.
+GOLDEN = {
+    "ingest": "1edb1643633fa16af978",
+    "data/left": "4bf2d4d6da972c07b36d",
+    "view/left": "686da934ed6b446c8d7a",
+    "base": "a8e8416c070040ab9a9b",
+    "composed": "aa8d201517b2ac8f78e5",
+    "evaluate/ceiling": "64ea6209bb24ac4a65f1",
+    "report": "d80fecab85133ef617aa",
+}
+
+SMALL = [
+    *("--clean", "24", "--per-view", "40", "--samples", "16"),
+    *("--set", "view_fit.images=256", "--set", "clean_fit.images=256", "--set", "residual_fit.images=256"),
+    *("--set", "view_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
+]
+
+
+def test_golden_fingerprints():
+    found = {node.label: node.fingerprint for node in graph.walk(partial_views(ceiling=True))}
+    assert {label: found[label] for label in GOLDEN} == GOLDEN
+
+
+def test_scale_and_labels_bear_no_identity():
+    wide = partial_views(scale=graph.Scale(workers=4, gpus=1))
+    assert wide.fingerprint == partial_views().fingerprint
+
+
+def test_the_seed_moves_everything_but_the_ingested_images():
+    one, two = ({n.label: n.fingerprint for n in graph.walk(partial_views(seed=s))} for s in (0, 1))
+    assert {label for label in one if one[label] == two[label]} == {"ingest"}
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 8), (1, 8, 5), (3, 2, 8)])
+def test_images_without_default_views_are_refused(shape):
+    with pytest.raises(ValueError, match="give --size"):
+        default_views(shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 32, 32), (3, 6, 10)])
+def test_default_views_overlap_and_together_see_everything(shape):
+    left, right, pooled = (named.map for named in default_views(shape))
+    assert left.width + right.width > shape[2]
+    assert right.left + right.width == shape[2]
+    assert all(view.orthonormal for view in (left, right, pooled))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_path, capsys):
+    words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert first["steps"] == {"run": 19, "cached": 0}
+    names = {
+        f"{kind}/{model}" for kind in ("denoising_error", "frechet") for model in ("composed", "base", "clean_only")
+    }
+    assert first["metrics"].keys() == names | {"ratio"}
+    page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
+    assert page.count("data:image/png;base64") >= 10
+    assert "http" not in page, "it fetches something"
+
+    assert main(words) == 0
+    second = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert second["steps"] == {"run": 0, "cached": 19}
+    assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
+        k: v for k, v in first.items() if k not in ("steps", "seconds")
+    }
+
+    store = Store(str(tmp_path / "runs"))
+    refs = store.refs()
+    sets = {name: set(load(store.artifact(refs[f"partial_views/data/{name}"])).ids) for name in SETS}
+    assert [len(sets[name]) for name in SETS] == [24, 40, 40, 40, 1797 - 144]
+    assert len(set.union(*sets.values())) == 1797, "an image is in two sets"
+    runs = _runs(tmp_path / "runs" / "mlflow.db")
+    assert len(runs) == 19
+    assert {status for _, status in runs} == {"FINISHED"}
+
+
+SETS = ("clean", "left", "right", "pooled", "test")
+
+
+def _runs(database) -> list[tuple[str, str]]:
+    import sqlite3
+
+    with sqlite3.connect(database) as connection:
+        return connection.execute("select name, status from runs").fetchall()
