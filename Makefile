@@ -23,6 +23,7 @@ format: .venv
 # A folder, not a file: made anew when what it is made from changes.
 .venv: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	@touch -t 200001010000 .venv  # not made yet: if what follows fails, the next make begins here
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Lease:
         if not holder:
             return False
         if holder["host"] == socket.gethostname():
-            return holder["pid"] != os.getpid() and _runs(holder["pid"])
+            return holder["pid"] != os.getpid() and _runs(holder["pid"], holder.get("born"))
         return time.time() - holder["beat"] < STALE
 
     def holds(self) -> bool:
@@ -94,22 +95,39 @@ class Lease:
         return self.home.create(f"{self.attempt}/{WORK}/inherited-{holder['nonce']}", b"")
 
     def _beat(self) -> None:
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "nonce": self._nonce, "beat": time.time()}
+        pid = os.getpid()
+        holder = {
+            "host": socket.gethostname(),
+            "pid": pid,
+            "born": _born(pid),
+            "nonce": self._nonce,
+            "beat": time.time(),
+        }
         self.home.write(f"{self.attempt}/{LEASE}", json.dumps(holder))
 
     def _keep(self) -> None:
         while not self._closing.wait(BEAT):
-            with contextlib.suppress(OSError):  # a disk that is full for a minute must not look like a death
+            with contextlib.suppress(Exception):  # a disk or a network away for a minute must not look like a death
                 if not self.holds():
                     return
                 self._beat()
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: int, born: str | None) -> bool:
+    """Whether there is such a process and, where it can be told, it is the one that was born then."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    return born is None or _born(pid) in (None, born)
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, in ticks since this boot, and which boot: pids are used again. None where unknown."""
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{ticks}"
+    except (OSError, IndexError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -85,7 +86,7 @@ class Place:
         self.fs.makedirs(self.fs._parent(self.at(name)), exist_ok=True)
         try:
             if self.is_local:
-                _with_temporary(self.at(name), data, os.link)
+                _with_temporary(self.at(name), data, _publish_once)
             else:
                 self.fs.pipe_file(self.at(name), data, mode="create")
         except FileExistsError:
@@ -129,6 +130,17 @@ def _with_temporary(path: str, data: bytes, publish: Callable[[str, str], None])
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _publish_once(temporary: str, path: str) -> None:
+    """Give the file its name unless the name is taken; by a hard link, or, where there are none, by a copy."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with open(path, "xb") as file:
+            file.write(Path(temporary).read_bytes())
 
 
 def _temporary(path: str) -> str:

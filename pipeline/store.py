@@ -65,7 +65,7 @@ class Artifact:
             data = b""
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
             raise StoreError(
-                f"{self.place.at(name)} is damaged: delete {self.address} with `kintsugi gc --damaged` and run again"
+                f"{self.place.at(name)} is damaged: delete {self.address} (kintsugi gc --damaged --yes) and run again"
             )
         return data
 
@@ -223,6 +223,8 @@ class Store:
                 continue
             kept = manifest["attempt"] if manifest else None
             attempts = {n.split("/")[3] for n in self._attempts() if n.startswith(f"{home}/")} - {kept}
+            if kept and self.place.exists(f"{home}/{kept}/{WORK}") and not Lease(self.place / home, kept).alive():
+                found.append(f"{home}/{kept}/{WORK}")
             found += [f"{home}/{a}" for a in attempts if not Lease(self.place / home, a).alive()]
         return sorted(found)
 

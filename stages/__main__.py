@@ -28,6 +28,7 @@ VERBS = {
 }
 USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
 FULL = {errno.ENOSPC, errno.EDQUOT}
+THEIRS = {getattr(errno, name) for name in ["ENOENT", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EROFS", "ENAMETOOLONG"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(words)
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this one stopped", 130, debug)
-    except (ValueError, TypeError, ImportError) as error:  # ImportError: fsspec names the package a URL needs
+    except (ValueError, ImportError) as error:  # ImportError: fsspec names the package a URL needs
         return _say(str(error), 2, debug)
     except Exception as error:
         cause = _root(error)
         if isinstance(cause, OSError) and cause.errno is not None:
-            return _say(_disk(cause), 1 if cause.errno in FULL else 2, debug)
-        if isinstance(cause, ValueError | TypeError) and cause is not error:
+            return _say(_disk(cause), 2 if cause.errno in THEIRS else 1, debug)
+        if isinstance(cause, ValueError) and cause is not error:
             return _say(str(error), 2, debug)
         return _say(f"{error or type(error).__name__} (--debug shows where)", 1, debug)
 
@@ -90,7 +91,10 @@ def _disk(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in FULL:
         return f"the disk is full{where}: free some space, `kintsugi gc` lists what is not needed, and run again"
-    return f"{os.strerror(error.errno or 0)}{where}: check the path and your rights to it"
+    what = os.strerror(error.errno or 0)
+    if error.errno in THEIRS:
+        return f"{what}{where}: check the path and your rights to it"
+    return f"{what}{where} (--debug shows where)"
 
 
 if __name__ == "__main__":

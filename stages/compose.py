@@ -58,14 +58,15 @@ class Combine(Stage):
 
 
 def _combine(stage: Combine, models: list[Artifact], clean: Artifact) -> tuple[dict[str, bytes], dict[str, object]]:
-    trained = [unpack(model.read, kind=Preconditioned) for model in models]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = [unpack(model.read, device, Preconditioned) for model in models]
     examples = load(clean)
     views = tuple(View(view.map, model.config) for view, model in zip(stage.views, trained, strict=True))
-    base = Base.Config(examples.shape, views, stage.bins).build().eval().requires_grad_(False)
+    base = Base.Config(examples.shape, views, stage.bins).build().eval().requires_grad_(False).to(device)
     for mine, model in zip(base.models, trained, strict=True):
         mine.load_state_dict(model.state_dict())
     found: dict[str, object] = dict(
-        calibrate_base(base, examples.x(), examples.ids, Key(stage.seed).fold("base"), stage.draws)
+        calibrate_base(base, examples.x().to(device), examples.ids, Key(stage.seed).fold("base"), stage.draws)
     )
     found["sigma"] = base.config.bins.centres().tolist()
     found["view_error"] = base.error.tolist()

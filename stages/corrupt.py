@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from pipeline.data.records import Examples
@@ -60,11 +59,10 @@ class Corrupt(Stage):
     def run(self, at: Context) -> None:
         clean = at.open(self.data)
         described = clean.json("dataset.json")
-        names = [shard["name"] for shard in described["shards"]]
-        ids = [_ids(clean, name) for name in names]
-        chosen = set(self.part.choose([i for group in ids for i in group]))
+        ids = clean.json("ids.json")
+        chosen = set(self.part.choose([i for group in ids.values() for i in group]))
         pieces, start = [], 0
-        for name, group in zip(names, ids, strict=True):
+        for name, group in ids.items():
             rows = tuple(i - start for i in range(start, start + len(group)) if i in chosen)
             start += len(group)
             if rows:
@@ -89,10 +87,6 @@ def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:
 def load(data: Artifact) -> Examples:
     """All rows of a set, in memory."""
     return Examples.concat([read_shard(data.file(shard["name"])) for shard in data.json("dataset.json")["shards"]])
-
-
-def _ids(data: Artifact, name: str) -> list[str]:
-    return pq.read_table(data.file(name), columns=["id"])["id"].to_pylist()
 
 
 def _corrupt(

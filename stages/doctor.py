@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def main(words: list[str]) -> int:
         "store": lambda: _store(asked.store),
         "space": lambda: _space(asked.store),
         "ray": _ray,
-        "mlflow": lambda: without_password(default_uri(Store(asked.store))),
+        "mlflow": lambda: _mlflow(asked.store),
     }
     found, failed = {}, []
     for name, check in checks.items():
@@ -83,6 +84,18 @@ def _space(url: str) -> str:
     if free < NEEDED_BYTES:
         raise ValueError(f"{free / 1e9:.1f} GB free at {path}: free some, Ray and checkpoints need about 2 GB")
     return f"{free / 1e9:.0f} GB free at {path}"
+
+
+def _mlflow(url: str) -> str:
+    uri = default_uri(Store(url))
+    server = urlsplit(uri)
+    if server.scheme in ("http", "https"):
+        port = server.port or (443 if server.scheme == "https" else 80)
+        try:
+            socket.create_connection((server.hostname or "", port), timeout=3).close()
+        except OSError as error:
+            raise ValueError(f"no MLflow server answers at {without_password(uri)}: {error}") from error
+    return without_password(uri)
 
 
 def _ray() -> str:

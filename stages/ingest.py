@@ -35,7 +35,7 @@ class OnBad(Enum):
 
 @dataclass(frozen=True)
 class Ingest(Stage):
-    """Rows (id, image, label) of one shape from a source.
+    """Rows (id, image, label) of one shape from a source; `ids.json` lists the ids of each shard.
 
     Args:
         source: where the images are.
@@ -76,6 +76,11 @@ class Ingest(Stage):
                 f"{len(skipped)} of {rows + len(skipped)} files had to be left out, over the budget of "
                 f"{self.budget:.1%}; mend them or raise budget; the first: {skipped[0]['why']}"
             )
+        ids = {report["shard"]: report.pop("ids") for report in reports if report["rows"]}
+        twice = [name for name, count in Counter(i for group in ids.values() for i in group).items() if count > 1]
+        if twice:
+            raise ValueError(f"{len(twice)} ids occur more than once, such as '{twice[0]}': make them differ")
+        at.out.write("ids.json", json.dumps(ids))
         modes = sum((Counter(report["modes"]) for report in reports), Counter())
         describe(at.out, reports, self.shape, "uint8", {"skipped": len(skipped), "modes": dict(modes)})
 
@@ -130,7 +135,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
     report = {"skipped": skipped, "modes": dict(modes)}
     if not ids:
         return None, report
-    return Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64)), report
+    return Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64)), report | {"ids": ids}
 
 
 def _bytes(raw: Raw) -> bytes:

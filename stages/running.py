@@ -56,15 +56,19 @@ def run(words: list[str]) -> int:
     store.check_writable()
     results = store.place / f"results/{asked.name}/{target.fingerprint}"
     results.write("config.yaml", _yaml(asked.options))
-    store.point(asked.name, {node.label: node.address for node in graph.walk(target)})
     progress = watch()
+
+    def listen(event: graph.Event) -> None:
+        if event.what in ("done", "cached"):  # not before: a name must not leave a good result for one that fails
+            store.point(asked.name, {event.step.label: event.step.address})
+        progress.event(event)
+
     try:
-        if store.has(target) and not any(line.cached is False for line in graph.plan(target, store)):
-            counts = graph.run(target, store, _untracked, listen=progress.event)
+        if all(line.cached for line in graph.plan(target, store)):
+            counts = graph.run(target, store, _untracked, listen=listen)
         else:
-            with cluster.connect() as capacity:
-                tracking = Tracking(store, asked.name, progress.metrics)
-                counts = graph.run(target, store, tracking, capacity, progress.event)
+            with Tracking(store, asked.name, progress.metrics) as tracking, cluster.connect() as capacity:
+                counts = graph.run(target, store, tracking.run, capacity, listen)
     finally:
         progress.close()
     return _report(asked, counts, results, time.monotonic() - start)

@@ -47,7 +47,7 @@ def show(words: list[str]) -> int:
             return 0
         told = recipes.helps(recipe)
         for name, value in tree.items():
-            print(f"# {told.get(name, '')}")
+            print(f"# {' '.join(told.get(name, '').split())}")
             print(yaml.safe_dump({name: value}, sort_keys=False), end="")
         return 0
     store = Store(asked.store)
@@ -240,8 +240,8 @@ def _make(store: Store, target: Step) -> Any:
     if not store.has(target):
         progress = watch()
         try:
-            with cluster.connect() as capacity:
-                graph.run(target, store, Tracking(store, "by hand", progress.metrics), capacity, progress.event)
+            with Tracking(store, "by hand", progress.metrics) as tracking, cluster.connect() as capacity:
+                graph.run(target, store, tracking.run, capacity, progress.event)
         finally:
             progress.close()
     return store.artifact(target.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -27,6 +28,8 @@ def source_of(path: str) -> Source:
         return Digits()
     if not path:
         raise ValueError("The path of the data is empty; give 'digits', a folder or a file.")
+    if "://" not in path:
+        path = os.path.abspath(path)  # workers elsewhere have another working folder
     fs, root = locate(path)
     if not fs.isdir(root):
         kind = PurePosixPath(root).suffix.lower()

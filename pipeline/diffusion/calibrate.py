@@ -65,10 +65,11 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     """
     base.mean.copy_(x0.mean(0))
     centred = x0 - base.mean
-    ones = [torch.ones((len(x0), *(1,) * (x0.ndim - 1)), device=x0.device)] * len(base.maps)
-    seen = conjugate_gradients(lambda u: base.gram(u, ones), base.gram(centred, ones), tol=1e-6)
-    unseen = ((centred - seen) ** 2).mean()
-    base.null.copy_(unseen.clamp_min(1e-8))
+    unseen = ((centred - _seen(base, centred)) ** 2).mean()
+    basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, *x0.shape[1:])
+    blind = sum(float((part * (part - _seen(base, part))).sum()) for part in basis.split(256))
+    # The variance of each direction that no view sees, not its mean over all of them.
+    base.null.copy_((unseen * x0[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
 
     def errors(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         pairs = zip(base.maps, base.models, strict=True)
@@ -77,6 +78,12 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     base.error.copy_(measure(errors, x0, ids, base.config.bins, key, draws).mean)
     base.stack.copy_(_stack(base, x0, ids, key, draws))
     return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+
+
+def _seen(base: Base, u: Tensor) -> Tensor:
+    """The part of u (B, *) that the views together see: the projection on the range of Σ A_kᵀA_k."""
+    ones = [torch.ones((), dtype=u.dtype, device=u.device)] * len(base.maps)
+    return conjugate_gradients(lambda x: base.gram(x, ones), base.gram(u, ones), tol=1e-6)
 
 
 def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> Tensor:
@@ -112,7 +119,7 @@ def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
 def gates(
     base: Base, residual: Residual, scale: Tensor, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
 ) -> Tensor:
-    """The best steps along ρ = c_r F on held-out x0: g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1)."""
+    """The best steps along ρ = c_r F on x0 that did not train F: g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1)."""
 
     def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         seen = base.see(x, sigma)

@@ -14,7 +14,9 @@ images, corrects the sum along each view: D_base + Σ a_k(σ) A_kᵀ (D_k(A_k x)
 
 A residual network F, trained on the few full images, corrects what is left:
 
-    D = D_base + g(σ) c_r(σ) F(x, D_base, σ),     c_r(σ)² = mean (x₀ − D_base)²,     g in [0, 1] measured on held-out.
+    D = D_base + g(σ) c_r(σ) F(x, D_base, σ),     c_r(σ)² = mean (x₀ − D_base)²,     g in [0, 1],
+
+g measured on full images that did not train F (the scalars of the base, a handful, are fitted on all full images).
 
 (Ma, "Bootstrapping Diffusion", arXiv 2505.11825, states the scheme; the combination and its proof are in the project's
 documentation of the method.)
@@ -154,7 +156,7 @@ class Residual(nn.Module):
         self.net = config.backbone.build(tuple(config.shape), (2 + config.views) * channels, channels)
 
     def forward(self, x: Tensor, sigma: Tensor, seen: Seen, unit: Tensor, cond: Tensor | None = None) -> Tensor:
-        """F (B, *) in units of c_r = `unit` (B,), from features that are all of about unit variance."""
+        """F (B, *) in units of c_r = `unit` (B,), from features of at most about unit variance."""
         s, unit = self.config.sigma_data, expand(unit, x)
         scaled = (x - seen.mean) * expand((sigma**2 + s**2).rsqrt(), x)
         return self.net(torch.cat([scaled, seen.mean / s, seen.objections / unit], 1), sigma.log() / 4, cond)

@@ -58,6 +58,7 @@ def connect() -> Iterator[tuple[float, float]]:
     import ray.data
 
     if ray.is_initialized():
+        board()
         yield capacity()
         return
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": bool(os.environ.get("KINTSUGI_DEBUG"))}
@@ -78,6 +79,7 @@ def connect() -> Iterator[tuple[float, float]]:
     warnings.filterwarnings("ignore", module="ray")
     ray.data.DataContext.get_current().print_on_execution_start = False
     try:
+        board()  # now, by one thread: steps that start together must not make two
         yield capacity()
     finally:
         board.cache_clear()
@@ -115,7 +117,7 @@ def board() -> Any:
     """
     import ray
 
-    @ray.remote(num_cpus=0)
+    @ray.remote(num_cpus=0, max_restarts=-1)
     class Board:
         def __init__(self) -> None:
             self.posts: dict[str, list[dict[str, Any]]] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -51,7 +52,7 @@ def without_password(text: str) -> str:
 
 
 class Tracking:
-    """An MLflow experiment: `with tracking(step) as tracker` is that step's run."""
+    """An MLflow experiment: `with tracking.run(step) as tracker` is that step's run."""
 
     def __init__(self, store: Store, experiment: str, listen: Listener = lambda step, values, at: None):
         for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
@@ -67,16 +68,30 @@ class Tracking:
         self._artifacts = f"{store.url}/mlflow" if store.place.is_local else None
         self._lock = threading.Lock()
         self._silent = False
+        self._open: list[Run] = []
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Runs still open belong to steps that were interrupted."""
+        for run in list(self._open):
+            run.close("KILLED")
 
     @contextlib.contextmanager
-    def __call__(self, step: Step) -> Iterator[Run]:
+    def run(self, step: Step) -> Iterator[Run]:
+        """The step's run, closed as what became of the step."""
         run = Run(self, step)
+        self._open.append(run)
         try:
             yield run
         except BaseException:
             run.close("FAILED")
             raise
-        run.close("FINISHED")
+        else:
+            run.close("FINISHED")
+        finally:
+            self._open.remove(run)
 
     def deliver(self, send: Callable[[], object]) -> bool:
         """Whether `send` got through. Losing a point on a chart must not cost a training run."""
@@ -96,6 +111,8 @@ class Tracking:
         known = self.client.search_runs([experiment], f"tags.`kintsugi.address` = '{step.address}'", max_results=1)
         if known:
             self.client.update_run(known[0].info.run_id, status="RUNNING")
+            if not known[0].data.params:  # an attempt that ended before it could log them
+                self._parameters(known[0].info.run_id, step)
             return known[0].info.run_id
         tags = {"kintsugi.address": step.address, "kintsugi.fingerprint": step.fingerprint}
         made = self.client.create_run(experiment, run_name=step.label, tags=tags)
@@ -111,10 +128,7 @@ class Tracking:
         from mlflow.entities import Param
 
         flat = config.leaves(step.config)
-        params = [
-            Param(slug(path.replace(".", "/")).replace("/", "."), without_password(str(value))[:500])
-            for path, value in flat.items()
-        ]
+        params = [Param(_key(path), without_password(str(value))[:500]) for path, value in flat.items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])
 
@@ -186,3 +200,11 @@ class Run:
             self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]
             self._last[key] = max(seen, self._last.get(key, -1))
         self._id = run_id
+
+
+def _key(path: str) -> str:
+    """A dotted path as an MLflow key: harmless characters, at most 250, and different for different paths."""
+    key = re.sub(r"[^A-Za-z0-9._-]", "-", path)
+    if key == path and len(key) <= 250:
+        return key
+    return f"{key[:230]}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"

@@ -7,7 +7,9 @@ first time or after a failure, continues from the newest whole one.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -28,7 +30,9 @@ from pipeline.learning.loop import Every, Metrics
 from pipeline.learning.state import State
 from pipeline.place import Place
 
+log = logging.getLogger("kintsugi")
 CHECKPOINTS = "_work/checkpoints"
+UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 Make = Callable[[torch.device], Course]
 Save = Callable[[State], dict[str, bytes]]
 
@@ -81,7 +85,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, fl
         ),
         run_config=ray.train.RunConfig(
             name=topic,
-            storage_path=_storage(at.out),
+            **_storage(at.out),
             failure_config=ray.train.FailureConfig(max_failures=cadence.failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
@@ -95,11 +99,24 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, fl
     returned = result.return_value or {}
     if "refused" in returned:
         raise ValueError(returned["refused"])
+    if "errno" in returned:
+        raise OSError(returned["errno"], os.strerror(returned["errno"]), returned["file"])
     return returned["metrics"]
 
 
 def _worker(how: dict[str, Any]) -> dict[str, Any]:
-    """One process of the group. A refusal is returned, because Ray Train would retry whatever is raised."""
+    """One process of the group, refusing by what it returns: Ray Train would try again after whatever is raised."""
+    try:
+        return _train(how)
+    except FloatingPointError as error:  # all processes see it at the same step
+        return {"refused": str(error)}
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        return {"errno": error.errno, "file": error.filename}
+
+
+def _train(how: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
 
     context = ray.train.get_context()
@@ -111,21 +128,21 @@ def _worker(how: dict[str, Any]) -> dict[str, Any]:
         last.update(metrics)
         how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
 
-    try:
-        course: Course = how["make"](device)
-        with _checkpoints(how["out"], write=rank == 0) as kept:
+    with _checkpoints(how["out"], write=rank == 0) as kept:
+        try:
+            course: Course = how["make"](device)
             kept.restore(course.state)
-            wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
-            hooks = []
-            if rank == 0:
-                rate = Rate(course)
-                hooks = [
-                    Every(how["cadence"].post, lambda state, metrics: post(state, metrics | rate(state))),
-                    Every(how["cadence"].checkpoint, lambda state, metrics: _keep(kept, state)),
-                ]
-            state = course.run(hooks, rank, world, wrapped)
-    except (ValueError, FloatingPointError) as error:
-        return {"refused": str(error)}
+        except ValueError as error:
+            return {"refused": str(error)}
+        wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
+        hooks = []
+        if rank == 0:
+            rate = Rate(course)
+            hooks = [
+                Every(how["cadence"].post, lambda state, metrics: post(state, metrics | rate(state))),
+                Every(how["cadence"].checkpoint, lambda state, metrics: _keep(kept, state)),
+            ]
+        state = course.run(hooks, rank, world, wrapped)
     if rank == 0:
         for name, data in how["save"](state).items():
             how["out"].write(name, data)
@@ -158,11 +175,17 @@ class Rate:
 def _relay(topic: str, at: Context) -> Iterator[None]:
     """Pass on what workers post to the step's tracker, while the context is open."""
     import ray
+    import ray.exceptions
 
     closing, board = threading.Event(), cluster.board()
 
     def drain() -> None:
-        for post in ray.get(board.take.remote(topic)):
+        try:
+            posts = ray.get(board.take.remote(topic))
+        except ray.exceptions.RayError as error:  # a lost progress line must not cost a training run
+            log.warning("progress of a step was lost: %s", error)
+            posts = []
+        for post in posts:
             at.tracker.metrics(post["values"], at=post["at"])
 
     def watch() -> None:
@@ -211,9 +234,13 @@ class _Mirrored(Checkpoints):
         return place
 
 
-def _storage(out: Place) -> str:
+def _storage(out: Place) -> dict[str, Any]:
     """Where Ray Train keeps its own book-keeping of a run."""
-    return str(out.folder("_work/ray")) if out.is_local else f"{out.url}/_work/ray"
+    if out.is_local:
+        return {"storage_path": str(out.folder("_work/ray"))}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {"storage_path": out.at("_work/ray"), "storage_filesystem": PyFileSystem(FSSpecHandler(out.fs))}
 
 
 def _reason(error: BaseException) -> str:

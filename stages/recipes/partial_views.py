@@ -47,6 +47,7 @@ def partial_views(
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
+    readers: int = 1,
     scale: Scale = Scale(),
     views: tuple[Named, ...] | None = None,
     view_backbone: Backbone = unet.Config(dropout=0.4),
@@ -67,13 +68,15 @@ def partial_views(
         per_view: how many images each view has; no image is in two sets.
         size: side of the square that images are brought to (with --resize); their own size if not given.
         resize: what to do with images of another size.
-        colour: whether images are taken in colour or made grey; as the first image is, and no mixing, if not given.
+        colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
+            image in a grey set is refused.
         labels: whether every image must have a label.
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
+        readers: how many processes decode or corrupt images at a time.
         scale: workers of each training step, and CPUs and GPUs of each worker.
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
@@ -91,14 +94,19 @@ def partial_views(
     grey = mode == "L" if colour is None else not colour
     shape = (1 if grey else 3, *((size, size) if size else own))
     chosen = default_views(shape) if views is None else views
+    if clean < 8:
+        raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
+    if len({view.name for view in chosen} | {"clean", "test", "unharmed"}) < len(chosen) + 3:
+        raise ValueError("two views have one name, or one is called clean, test or unharmed: name them differently")
+    wide = Scale(workers=readers)
     taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
-    full = step(taken, "ingest")
+    full = step(taken, "ingest", wide)
 
-    few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean")
+    few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean", wide)
     parts = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
-    held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test")
+    held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test", wide)
     harmed = [
-        step(Corrupt(full, p, Through(v.map), seed), f"data/{v.name}") for p, v in zip(parts, chosen, strict=True)
+        step(Corrupt(full, p, Through(v.map), seed), f"data/{v.name}", wide) for p, v in zip(parts, chosen, strict=True)
     ]
     seen = [
         Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale))
@@ -111,7 +119,7 @@ def partial_views(
     models = {"composed": composed, "base": base}
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
     if ceiling:
-        every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed")
+        every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed", wide)
         models["ceiling"] = step(Train(every, ceiling_backbone, ceiling_fit, seed), "ceiling", scale)
 
     contestants = []

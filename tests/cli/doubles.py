@@ -17,8 +17,14 @@ class Silent:
     def __init__(self, store: Any, experiment: str, listen: Any = None):
         self.listen = listen
 
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        return None
+
     @contextlib.contextmanager
-    def __call__(self, step: Any) -> Iterator[Any]:
+    def run(self, step: Any) -> Iterator[Any]:
         self.step = step
         yield self
 

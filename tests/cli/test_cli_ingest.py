@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from doubles import BAD, pixels, png
 
 from pipeline.data.listing import reading
 from pipeline.data.shards import read_shard
-from pipeline.data.sources import Folder
+from pipeline.data.sources import Folder, Parquet
 from pipeline.engine.shards import _write
 from pipeline.graph import step
 from pipeline.place import Place
@@ -34,7 +36,7 @@ def test_good_files_come_through_byte_by_byte(pictures):
     rows, report, _ = ingest(pictures(6, bad=False))
     assert rows.ids == tuple(f"good-{i}.png" for i in range(6))
     np.testing.assert_array_equal(rows.images[:, 0], [pixels(i) for i in range(6)])
-    assert report == {"skipped": [], "modes": {"L": 6}}
+    assert report == {"skipped": [], "modes": {"L": 6}, "ids": list(rows.ids)}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -201,3 +203,13 @@ def test_a_folder_with_bad_files_end_to_end(one_ray, kintsugi, pictures, tmp_pat
     mended = kintsugi("run", "folder", "--data", folder, "--json").json
     assert mended["steps"]["run"] == 1
     assert mended["target"] != said.json["target"]
+
+
+def test_an_id_that_occurs_in_two_files_is_refused(tmp_path, here):
+    """A duplicate would put one image into two disjoint parts."""
+    for name, ids in (("a", ["1", "2"]), ("b", ["3", "1"])):
+        images = [png(pixels(int(i))) for i in ids]
+        pq.write_table(pa.table({"id": ids, "image": images}), tmp_path / f"{name}.parquet")
+    target = step(Ingest(Parquet(str(tmp_path), id="id"), (1, 8, 8)))
+    with pytest.raises(Exception, match="1 ids occur more than once, such as '1'"):
+        here(target, Store(str(tmp_path / "runs")))

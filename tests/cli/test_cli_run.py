@@ -111,7 +111,7 @@ def test_ls_show_diff_and_gc_of_what_was_made(kintsugi, toy, tmp_path):
 def test_a_name_whose_step_was_never_made(kintsugi, toy):
     toy.faults.append(lambda at: (_ for _ in ()).throw(ValueError("no")))
     assert kintsugi("run", "toy").code == 2
-    kintsugi("show", "toy/second").refused("run its recipe first")
+    kintsugi("show", "toy/second").refused("there is no 'toy/second'", "did you mean 'toy/first'?")
 
 
 @pytest.mark.parametrize("verb", ["run", "gc"])

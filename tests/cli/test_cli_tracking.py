@@ -45,7 +45,11 @@ class Server:
         return "1"
 
     def search_runs(self, experiments, text, max_results):
-        return [SimpleNamespace(info=SimpleNamespace(run_id=run)) for run in self.runs]
+        found = SimpleNamespace(params={"a": 1})
+        return [SimpleNamespace(info=SimpleNamespace(run_id=run), data=found) for run in self.runs]
+            SimpleNamespace(info=SimpleNamespace(run_id=run), data=SimpleNamespace(params={"a": 1}))
+            for run in self.runs
+        ]
 
     def update_run(self, run, status):
         self.status = status
@@ -85,7 +89,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def tracking(server, tmp_path):
-    return lambda: Tracking(Store(str(tmp_path)), "recipe")
+    return lambda: Tracking(Store(str(tmp_path)), "recipe").run
 
 
 def test_a_step_is_one_run_with_flat_parameters_and_no_password(server, tracking):
@@ -160,7 +164,7 @@ def test_the_database_of_a_local_store_is_quiet_and_keeps_the_run(tmp_path, monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = Store(str(tmp_path))
     for values in ({"loss": 2.0}, {"loss": 1.0}):
-        with Tracking(store, "recipe")(STEP) as run:
+        with Tracking(store, "recipe").run(STEP) as run:
             run.metrics(values, at=int(10 / values["loss"]))
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("recipe").experiment_id])

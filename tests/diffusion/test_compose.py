@@ -144,6 +144,7 @@ def test_unseen_variance_is_that_of_the_null_space():
     x0 = law.sample(5000, Key(1)).reshape(-1, *SHAPE)
     found = calibrate.calibrate_base(base, x0, [str(i) for i in range(5000)], Key(2), draws=1)
     assert found["unseen_share"] == pytest.approx(0.5, abs=0.02)
+    assert found["null_variance"] == pytest.approx(0.3, abs=0.01), "of each unseen direction, not of all pixels"
 
 
 def test_stacking_lowers_the_error_where_pixels_err_together():

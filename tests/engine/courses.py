@@ -15,6 +15,7 @@ from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.objectives.denoising import Denoising
+from pipeline.physics.corruption import Noisy, corrupt
 from stages.train import Fit, reader
 
 FIT = Fit(images=480, batch=16)
@@ -77,3 +78,17 @@ def weights(state) -> dict[str, bytes]:
     """The averaged weights, as they are."""
     tensors = state.result().state_dict()
     return {"weights.bin": b"".join(t.contiguous().numpy().tobytes() for t in tensors.values())}
+
+
+def noisy(piece: int) -> tuple[Examples, dict[str, int]]:
+    """Twelve of the examples, from `piece` on, with noise keyed by id."""
+    taken = examples().take(range(piece, piece + 12))
+    y, operator = corrupt(Noisy(noise=0.3), taken.x(), taken.ids, 5)
+    return Examples.from_x(taken.ids, y, operator=operator), {"first": piece}
+
+
+def refusing(piece: int) -> tuple[Examples, dict[str, int]]:
+    """The same, but for one piece."""
+    if piece == 24:
+        raise ValueError("piece 24 cannot be used")
+    return noisy(piece)
