@@ -47,9 +47,6 @@ class Server:
     def search_runs(self, experiments, text, max_results):
         found = SimpleNamespace(params={"a": 1})
         return [SimpleNamespace(info=SimpleNamespace(run_id=run), data=found) for run in self.runs]
-            SimpleNamespace(info=SimpleNamespace(run_id=run), data=SimpleNamespace(params={"a": 1}))
-            for run in self.runs
-        ]
 
     def update_run(self, run, status):
         self.status = status
