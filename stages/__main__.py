@@ -65,9 +65,9 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import running, verbs
+    from stages import doctor, running, verbs
 
-    return getattr(running if verb in ("run", "plan") else verbs, verb)
+    return next(getattr(module, verb) for module in (running, verbs, doctor) if hasattr(module, verb))
 
 
 def _say(sentence: str, code: int, debug: bool) -> int:

@@ -7,13 +7,15 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from pipeline import config
 
 T = TypeVar("T")
+StoreOption = Annotated[str, tyro.conf.arg(help="where results are kept: a folder or any fsspec URL")]
+JsonOption = Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")]
 
 
 def parse(options: type[T], arguments: Sequence[str], prog: str, description: str) -> T:

@@ -18,8 +18,7 @@ from pipeline.engine.cluster import check_answers, cores
 from pipeline.engine.track import default_uri, without_password
 from pipeline.place import Place
 from pipeline.store import Store
-from stages.arguments import parse
-from stages.verbs import JsonOption, StoreOption
+from stages.arguments import JsonOption, StoreOption, parse
 
 PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "numpy", "fsspec", "pydantic", "safetensors")
 NEEDED_BYTES = 2 << 30
@@ -33,7 +32,7 @@ class Doctor:
     json: JsonOption = False
 
 
-def main(words: list[str]) -> int:
+def doctor(words: list[str]) -> int:
     """Print one line a check; 1 if any failed."""
     asked = parse(Doctor, words, "kintsugi doctor", Doctor.__doc__ or "")
     checks: dict[str, Callable[[], str]] = {

@@ -17,6 +17,7 @@ from pipeline.config import ConfigError
 from pipeline.engine.track import without_password
 from pipeline.store import Store
 from stages import recipe as recipes
+from stages.arguments import JsonOption, StoreOption
 from stages.progress import watch
 
 
@@ -24,12 +25,12 @@ from stages.progress import watch
 class Common:
     """Options of every recipe command."""
 
-    store: Annotated[str, tyro.conf.arg(help="where results are kept: a folder or any fsspec URL")] = "runs"
+    store: StoreOption = "runs"
     config: Annotated[str | None, tyro.conf.arg(help="a YAML file of options, as `kintsugi show` prints them")] = None
     set: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help="path=value: any option by its dotted path")
     ] = ()
-    json: Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")] = False
+    json: JsonOption = False
 
 
 @dataclass(frozen=True)

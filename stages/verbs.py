@@ -1,4 +1,4 @@
-"""The other commands: show, diff, ls, gc, sample, evaluate, doctor."""
+"""The other commands: show, diff, ls, gc, sample, evaluate."""
 
 from __future__ import annotations
 
@@ -19,11 +19,8 @@ from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
 from pipeline.store import Store, StoreError
 from stages import recipe as recipes
-from stages.arguments import parse
+from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
-
-StoreOption = Annotated[str, tyro.conf.arg(help="where results are kept: a folder or any fsspec URL")]
-JsonOption = Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")]
 
 
 @dataclass(frozen=True)
@@ -224,13 +221,6 @@ def evaluate(words: list[str]) -> int:
     for name, value in numbers.items():
         print(f"{name:<20} {value:.4f}")
     return 0
-
-
-def doctor(words: list[str]) -> int:
-    """`kintsugi doctor`."""
-    from stages.doctor import main
-
-    return main(words)
 
 
 def _make(store: Store, target: Step) -> Any:
