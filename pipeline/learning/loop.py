@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
@@ -120,7 +119,7 @@ def _step(
         sigma = levels.draw(len(part), key.fold("sigma"), part.offset, part.whole).to(device)
         torch.manual_seed(key.fold("dropout", part.offset).integer())
         later = i + 1 < len(parts)  # gradients travel between processes once a step
-        with model.no_sync() if later and isinstance(model, DistributedDataParallel) else nullcontext():
+        with getattr(model, "no_sync", nullcontext)() if later else nullcontext():
             loss = objective(model, part, sigma, key)
             total = loss.each.sum() / len(batch)
             # A bad loss poisons the gradient, which processes share: all of them see it and decide alike.
