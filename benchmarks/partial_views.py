@@ -84,4 +84,4 @@ def _run(seed: int, store: str, settings: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, config=(tyro.conf.EnumChoicesFromValues,))
