@@ -58,8 +58,8 @@ def measure(
     return Sums(torch.stack(columns, dim=1), len(x0) * draws)
 
 
-def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> dict[str, float]:
-    """Set a base's mean, null-space variance and view errors from full images x0 (B, *) that no view was trained on.
+def fill(base: Base, x0: Tensor) -> dict[str, float]:
+    """Set what a base says of the directions that no view sees, their mean and variance, from full images x0 (B, *).
 
     Returns: the null-space variance and the share of the pixels' variance that no view sees.
     """
@@ -70,6 +70,11 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     blind = sum(float((part * (part - _seen(base, part))).sum()) for part in basis.split(256))
     # The variance of each direction that no view sees, not its mean over all of them.
     base.null.copy_((unseen * x0[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
+    return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+
+
+def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> None:
+    """Set a base's view errors, its stack and then c_r from full images x0 (B, *) that no view was trained on."""
 
     def errors(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         pairs = zip(base.maps, base.models, strict=True)
@@ -77,7 +82,7 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
 
     base.error.copy_(measure(errors, x0, ids, base.config.bins, key, draws).mean)
     base.stack.copy_(_stack(base, x0, ids, key, draws))
-    return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+    base.scale.copy_(residual_scale(base, x0, ids, key.fold("scale"), draws))
 
 
 def _seen(base: Base, u: Tensor) -> Tensor:
@@ -116,14 +121,12 @@ def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     return measure(error, x0, ids, base.config.bins, key, draws).mean[0].sqrt().float()
 
 
-def gates(
-    base: Base, residual: Residual, scale: Tensor, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
-) -> Tensor:
+def gates(base: Base, residual: Residual, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
     """The best steps along ρ = c_r F on x0 that did not train F: g (bins,) = clip(⟨x₀ − D_base, ρ⟩/⟨ρ, ρ⟩, 0, 1)."""
 
     def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         seen = base.see(x, sigma)
-        unit = base.config.bins.read(scale, sigma)
+        unit = base.config.bins.read(base.scale, sigma)
         rho = expand(unit, x) * residual(x, sigma, seen, unit)
         return [((clean - seen.mean) * rho).flatten(1).sum(1), (rho**2).flatten(1).sum(1)]
 

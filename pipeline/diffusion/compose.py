@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.denoiser import Network, Trained, expand
-from pipeline.diffusion.precond import Preconditioned
 from pipeline.physics.linear import LinearMap
 from pipeline.physics.solve import conjugate_gradients
 
@@ -46,7 +45,7 @@ class View:
     """An operator with A Aᵀ = I and the denoiser of what it shows."""
 
     map: LinearMap
-    model: Preconditioned.Config
+    model: Trained
 
     def __post_init__(self) -> None:
         if not self.map.orthonormal:
@@ -89,6 +88,7 @@ class Base(Network):
     null: Tensor
     error: Tensor
     stack: Tensor
+    scale: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -99,6 +99,7 @@ class Base(Network):
         self.register_buffer("null", torch.ones(()))
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
         self.register_buffer("stack", torch.zeros(len(config.views), config.bins.count))
+        self.register_buffer("scale", torch.ones(config.bins.count))
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """D_base(x, σ) (B, *)."""
@@ -174,24 +175,22 @@ class Composed(Network):
         residual: Residual.Config
 
         def build(self) -> Composed:
-            """The module, uncalibrated: scale 1, gates open."""
+            """The module, uncalibrated: gates open."""
             return Composed(self)
 
     config: Config
-    scale: Tensor
     gate: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         self.base, self.residual = config.base.build(), config.residual.build()
-        self.register_buffer("scale", torch.ones(config.base.bins.count))
         self.register_buffer("gate", torch.ones(config.base.bins.count))
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """E[x₀ | x] (B, *)."""
         seen, bins = self.base.see(x, sigma, cond), self.config.base.bins
-        unit, gate = bins.read(self.scale, sigma), bins.read(self.gate, sigma)
+        unit, gate = bins.read(self.base.scale, sigma), bins.read(self.gate, sigma)
         return seen.mean + expand(gate * unit, x) * self.residual(x, sigma, seen, unit, cond)
 
 

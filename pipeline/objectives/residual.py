@@ -20,10 +20,9 @@ from pipeline.objectives.objective import Batch, Loss, Objective
 
 @dataclass(frozen=True, eq=False)
 class ResidualDenoising(Objective):
-    """`base` is frozen, `scale` (bins,) is c_r, `output_l2` is λ ≥ 0."""
+    """`base` is frozen and calibrated (its `scale` is c_r), `output_l2` is λ ≥ 0."""
 
     base: Base
-    scale: Tensor
     output_l2: float = 0.0
 
     def __call__(self, F: Residual, batch: Batch, sigma: Tensor, key: Key) -> Loss:
@@ -32,7 +31,7 @@ class ResidualDenoising(Objective):
         x = x0 + expand(sigma, x0) * batch.normal(key.fold("noise"))
         with torch.no_grad():
             seen = self.base.see(x, sigma, batch.cond)
-            unit = self.base.config.bins.read(self.scale, sigma)
+            unit = self.base.config.bins.read(self.base.scale, sigma)
             target = (x0 - seen.mean) / expand(unit, x)
         out = F(x, sigma, seen, unit, batch.cond)
         fit = ((out - target) ** 2).flatten(1).mean(1)

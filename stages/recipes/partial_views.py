@@ -1,8 +1,9 @@
 """partial_views: few perfect images and many imperfect ones, each set seen through its own view.
 
-One model a view, the views combined by precision-weighted least squares, a regularised residual on top; judged at equal
-clean images against a model of the clean images alone and against the views alone. `pipeline/diffusion/compose.py` has
-the mathematics.
+One model a view, and one joint model that learns from all views and from the few full images; these are combined by
+precision-weighted least squares, the joint model as one more view (A = I), with a regularised residual on top. Judged
+at equal clean images against a model of the clean images alone. `pipeline/diffusion/compose.py` and `joint.py` have the
+mathematics. A share of the full images trains nothing: it measures the models' errors and the gates.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.graph import Scale, Step, step
 from pipeline.physics.corruption import Clean, Through
-from pipeline.physics.linear import LinearMap
+from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Pool
 from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Regularisation, Seen, TrainResidual
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.ingest import Ingest, OnBad, snapshot
+from stages.joint import Rows, TrainJoint
 from stages.sample import Sample
 from stages.train import Fit, Train
 
@@ -38,12 +40,14 @@ def partial_views(
     data: str = "digits",
     clean: int = 96,
     per_view: int = 430,
+    held_out: float = 0.1,
     size: int | None = None,
     resize: Resize = Resize.FAIL,
     colour: bool | None = None,
     labels: bool = False,
     on_bad: OnBad = OnBad.FAIL,
     budget: float = 0.01,
+    joint: bool = True,
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -51,10 +55,12 @@ def partial_views(
     scale: Scale = Scale(),
     views: tuple[Named, ...] | None = None,
     view_backbone: Backbone = unet.Config(dropout=0.4),
+    joint_backbone: Backbone = unet.Config(dropout=0.3),
     clean_backbone: Backbone = unet.Config(dropout=0.6),
     residual_backbone: Backbone = unet.Config(dropout=0.5),
     ceiling_backbone: Backbone = unet.Config(dropout=0.15),
     view_fit: Fit = Fit(images=112_000).decayed(0.3),
+    joint_fit: Fit = Fit(images=192_000).decayed(0.3),
     clean_fit: Fit = Fit(images=51_200).decayed(0.3),
     residual_fit: Fit = Fit(images=12_800).decayed(1.0),
     ceiling_fit: Fit = Fit(images=96_000),
@@ -66,6 +72,7 @@ def partial_views(
         data: "digits", or a folder of images, a parquet file or folder, an .npy or .npz file; any fsspec URL.
         clean: how many images are seen whole.
         per_view: how many images each view has; no image is in two sets.
+        held_out: the share of the full images that trains no part of the composed model and measures its parts instead.
         size: side of the square that images are brought to (with --resize); their own size if not given.
         resize: what to do with images of another size.
         colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
@@ -73,6 +80,7 @@ def partial_views(
         labels: whether every image must have a label.
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
+        joint: whether one more model learns from all views and the full images together.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
@@ -80,10 +88,12 @@ def partial_views(
         scale: workers of each training step, and CPUs and GPUs of each worker.
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
+        joint_backbone: network of the joint model.
         clean_backbone: network of the clean-only model.
         residual_backbone: network of the residual.
         ceiling_backbone: network of the ceiling.
         view_fit: how each view's model is trained.
+        joint_fit: how the joint model is trained.
         clean_fit: how the clean-only model is trained; longer, it overfits.
         residual_fit: how the residual is trained.
         ceiling_fit: how the ceiling is trained.
@@ -96,13 +106,18 @@ def partial_views(
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
-    if len({view.name for view in chosen} | {"clean", "test", "unharmed"}) < len(chosen) + 3:
-        raise ValueError("two views have one name, or one is called clean, test or unharmed: name them differently")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
+    if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
+        raise ValueError(f"two views have one name, or one of {', '.join(sorted(RESERVED))}: name them differently")
     wide = Scale(workers=readers)
     taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
     full = step(taken, "ingest", wide)
 
+    aside = max(4, round(held_out * clean))
     few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean", wide)
+    taught = step(Corrupt(full, Part(aside, clean - aside, seed), Clean(), seed), "data/clean/taught", wide)
+    judges = step(Corrupt(full, Part(0, aside, seed), Clean(), seed), "data/clean/held", wide)
     parts = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
     held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test", wide)
     harmed = [
@@ -113,10 +128,20 @@ def partial_views(
         for v, d in zip(chosen, harmed, strict=True)
     ]
 
+    names = [view.name for view in chosen]
+    models: dict[str, Step] = {}
+    if joint:
+        rows = tuple(Rows(v.map, d) for v, d in zip(chosen, harmed, strict=True))
+        whole = TrainJoint(rows, taught, backbone=joint_backbone, fit=joint_fit, seed=seed)
+        models["joint"] = step(whole, "joint", scale)
+        seen.append(Seen(Identity(shape), models["joint"]))
+        names.append("joint")
+
     one = replace(scale, workers=1)
-    base = step(Combine(tuple(seen), few, seed=seed), "base", one)
-    composed = step(TrainResidual(base, few, residual_backbone, residual, residual_fit, seed), "composed", scale)
-    models = {"composed": composed, "base": base}
+    base = step(Combine(tuple(seen), few, judges, draws=64, seed=seed), "base", one)
+    top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
+    composed = step(top, "composed", scale)
+    models = {"composed": composed, "base": base} | models
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
     if ceiling:
         every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed", wide)
@@ -137,10 +162,13 @@ def partial_views(
             ceiling="ceiling" if ceiling else None,
             calibration=composed,
             base=base,
-            names=tuple(v.name for v in chosen),
+            names=tuple(names),
         ),
         "report",
     )
+
+
+RESERVED = {"clean", "test", "unharmed", "joint"}
 
 
 def default_views(shape: tuple[int, int, int]) -> tuple[Named, ...]:

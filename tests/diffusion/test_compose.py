@@ -131,7 +131,8 @@ def test_calibration_measures_view_errors_as_the_closed_form():
     base = base_of(law, maps)
     x0 = law.sample(4000, Key(1)).reshape(-1, *SHAPE)
     ids = [str(i) for i in range(len(x0))]
-    found = calibrate.calibrate_base(base, x0, ids, Key(2), draws=2)
+    found = calibrate.fill(base, x0)
+    calibrate.calibrate_base(base, x0, ids, Key(2), draws=2)
     for k, A in enumerate(maps):
         exact = law.through(A.dense()).mse(base.config.bins.centres().double())
         torch.testing.assert_close(base.error[k], exact, rtol=0.05, atol=0)
@@ -142,7 +143,7 @@ def test_unseen_variance_is_that_of_the_null_space():
     law = Gaussian(torch.zeros(16, dtype=torch.float64), torch.eye(16, dtype=torch.float64) * 0.3)
     base = base_of(law, [LEFT])
     x0 = law.sample(5000, Key(1)).reshape(-1, *SHAPE)
-    found = calibrate.calibrate_base(base, x0, [str(i) for i in range(5000)], Key(2), draws=1)
+    found = calibrate.fill(base, x0)
     assert found["unseen_share"] == pytest.approx(0.5, abs=0.02)
     assert found["null_variance"] == pytest.approx(0.3, abs=0.01), "of each unseen direction, not of all pixels"
 
@@ -188,16 +189,17 @@ def calibrated(law):
     base = base_of(law, [OVER_LEFT, OVER_RIGHT])
     x0 = law.sample(3000, Key(1)).reshape(-1, *SHAPE)
     ids = [str(i) for i in range(len(x0))]
+    calibrate.fill(base, x0)
     calibrate.calibrate_base(base, x0, ids, Key(2), draws=1)
-    return base, calibrate.residual_scale(base, x0, ids, Key(2), draws=1).double(), x0, ids
+    return base, x0, ids
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.5, 3.0])
 def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penalty):
     """The objective is stationary at share = 1/(1 + λ) of the exact correction, and not 10% away (methods, 1.5)."""
     law = field()
-    base, scale, x0, _ = calibrated(law)
-    objective = ResidualDenoising(base, scale, penalty)
+    base, x0, _ = calibrated(law)
+    objective = ResidualDenoising(base, penalty)
     sigma = torch.full((len(x0),), 0.7, dtype=torch.float64)
 
     def loss(share):
@@ -212,26 +214,25 @@ def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penal
 @pytest.mark.parametrize(("share", "gate"), [(2.0, 0.5), (4.0, 0.25), (0.5, 1.0), (-1.0, 0.0)])
 def test_gates_find_the_best_step_and_stay_within_zero_and_one(share, gate):
     law = field()
-    base, scale, x0, ids = calibrated(law)
-    found = calibrate.gates(base, Known(law, share), scale, x0, ids, Key(9), draws=1)
+    base, x0, ids = calibrated(law)
+    found = calibrate.gates(base, Known(law, share), x0, ids, Key(9), draws=1)
     middle = found[2:6]
     torch.testing.assert_close(middle, torch.full_like(middle, gate), rtol=0, atol=0.08)
 
 
 def test_base_plus_exact_residual_is_the_exact_denoiser():
     law = field()
-    base, scale, _, _ = calibrated(law)
+    base, _, _ = calibrated(law)
     config = Composed.Config(SHAPE, base.config, Residual.Config(SHAPE, 2, unet.Config(width=8)))
     composed = config.build().double().eval()
     composed.base, composed.residual = base, Known(law, 1.0)
-    composed.scale.copy_(scale)
     _, x, sigma = noised(law)
     torch.testing.assert_close(composed(x, sigma), law(x, sigma), rtol=1e-9, atol=1e-9)
 
 
 def test_an_untrained_residual_leaves_the_base_as_it_is():
     law = field()
-    base, _, _, _ = calibrated(law)
+    base, _, _ = calibrated(law)
     composed = (
         Composed.Config(SHAPE, base.config, Residual.Config(SHAPE, 2, unet.Config(width=8))).build().double().eval()
     )

@@ -17,15 +17,22 @@ GOLDEN = {
     "ingest": "1edb1643633fa16af978",
     "data/left": "4bf2d4d6da972c07b36d",
     "view/left": "686da934ed6b446c8d7a",
-    "base": "a8e8416c070040ab9a9b",
-    "composed": "aa8d201517b2ac8f78e5",
+    "joint": "e6721f6128a7f809f364",
+    "base": "f98600e96b80d278dd2c",
+    "composed": "bd291bbafe7787b0331d",
     "evaluate/ceiling": "64ea6209bb24ac4a65f1",
-    "report": "d80fecab85133ef617aa",
+    "report": "4f01205fc31aa38902d1",
 }
 
 SMALL = [
     *("--clean", "24", "--per-view", "40", "--samples", "16"),
     *("--set", "view_fit.images=256", "--set", "clean_fit.images=256", "--set", "residual_fit.images=256"),
+    *(
+        "--set",
+        "joint_fit.images=256",
+        "--set",
+        "joint_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}",
+    ),
     *("--set", "view_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
 ]
 
@@ -65,9 +72,11 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 19, "cached": 0}
+    assert first["steps"] == {"run": 24, "cached": 0}
     names = {
-        f"{kind}/{model}" for kind in ("denoising_error", "frechet") for model in ("composed", "base", "clean_only")
+        f"{kind}/{model}"
+        for kind in ("denoising_error", "frechet")
+        for model in ("composed", "base", "joint", "clean_only")
     }
     assert first["metrics"].keys() == names | {"ratio"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
@@ -76,7 +85,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 19}
+    assert second["steps"] == {"run": 0, "cached": 24}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -86,8 +95,14 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     sets = {name: set(load(store.artifact(refs[f"partial_views/data/{name}"])).ids) for name in SETS}
     assert [len(sets[name]) for name in SETS] == [24, 40, 40, 40, 1797 - 144]
     assert len(set.union(*sets.values())) == 1797, "an image is in two sets"
+    taught, held = (
+        set(load(store.artifact(refs[f"partial_views/data/clean/{name}"])).ids) for name in ("taught", "held")
+    )
+    assert taught | held == sets["clean"]
+    assert not taught & held
+    assert len(held) == 4
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 19
+    assert len(runs) == 24
     assert {status for _, status in runs} == {"FINISHED"}
 
 
