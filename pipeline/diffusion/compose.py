@@ -16,7 +16,7 @@ A residual network F, trained on the few full images, corrects what is left:
 
     D = D_base + g(σ) c_r(σ) F(x, D_base, σ),     c_r(σ)² = mean (x₀ − D_base)²,     g in [0, 1],
 
-g measured on full images that did not train F (the scalars of the base, a handful, are fitted on all full images).
+g, mse_k and a_k measured on full images that trained neither F nor any view.
 
 (Ma, "Bootstrapping Diffusion", arXiv 2505.11825, states the scheme; the combination and its proof are in the project's
 documentation of the method.)

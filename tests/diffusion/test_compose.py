@@ -220,6 +220,30 @@ def test_gates_find_the_best_step_and_stay_within_zero_and_one(share, gate):
     torch.testing.assert_close(middle, torch.full_like(middle, gate), rtol=0, atol=0.08)
 
 
+class Noise(nn.Module):
+    """A correction that has nothing to do with what is wrong."""
+
+    def forward(self, x, sigma, seen, unit, cond=None):
+        return torch.randn(x.shape, generator=Key(int(1e4 * float(x.sum().abs())) % 10**6).torch()).to(x)
+
+
+def test_a_useless_correction_is_closed_on_most_bins_though_chance_favours_half_of_them():
+    """One standard error off an estimate around 0 leaves it above 0 with probability about 0.16, not 0.5."""
+    law = field()
+    base, x0, ids = calibrated(law)
+    opened = [
+        float((calibrate.gates(base, Noise(), x0[i : i + 10], ids[i : i + 10], Key(9), draws=1) > 0).double().mean())
+        for i in range(0, 400, 10)
+    ]
+    assert 0.05 < sum(opened) / len(opened) < 0.28
+
+
+def test_gates_need_more_than_one_image():
+    base, x0, ids = calibrated(field())
+    with pytest.raises(ValueError, match="hold out more"):
+        calibrate.gates(base, Noise(), x0[:1], ids[:1], Key(9))
+
+
 def test_base_plus_exact_residual_is_the_exact_denoiser():
     law = field()
     base, _, _ = calibrated(law)
