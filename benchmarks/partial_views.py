@@ -1,4 +1,4 @@
-"""partial_views on digits over seeds: composed, base, clean-only, the ceiling, and the residual unregularised.
+"""partial_views on digits over seeds: composed, unregularised, base, joint, clean-only and the ceiling.
 
     python benchmarks/partial_views.py --seeds 0 1 2
     python benchmarks/partial_views.py --seeds 0 1 2 --network mlp
@@ -35,11 +35,14 @@ SETTINGS = {
     Network.UNET: [],
     Network.MLP: [
         f"view_backbone={_mlp(0.3)}",
+        f"joint_backbone={_mlp(0.3)}",
         f"clean_backbone={_mlp(0.5)}",
         f"residual_backbone={_mlp(0.5)}",
         f"ceiling_backbone={_mlp(0.25)}",
         "view_fit.images=192000",
         "view_fit.optim.lr=2e-3",
+        "joint_fit.images=256000",
+        "joint_fit.optim.lr=2e-3",
         "clean_fit.images=38400",
         "clean_fit.optim.lr=1e-3",
         "clean_fit.optim.weight_decay=1.0",
@@ -50,7 +53,7 @@ SETTINGS = {
     ],
 }
 UNREGULARISED = ["residual.output_l2=0", "residual.gate=false", "residual_fit.optim.weight_decay=0"]
-COLUMNS = ("composed", "unregularised", "base", "clean_only", "ceiling", "ratio", "gap_closed")
+COLUMNS = ("composed", "unregularised", "base", "joint", "clean_only", "ceiling", "ratio", "gap_closed")
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2), network: Network = Network.UNET, store: str = "runs") -> None:
