@@ -134,8 +134,9 @@ def partial_views(
         rows = tuple(Rows(v.map, d) for v, d in zip(chosen, harmed, strict=True))
         whole = TrainJoint(rows, taught, backbone=joint_backbone, fit=joint_fit, seed=seed)
         models["joint"] = step(whole, "joint", scale)
-        seen.append(Seen(Identity(shape), models["joint"]))
-        names.append("joint")
+        # First: it takes longest, and steps that are ready start in the order in which the target needs them.
+        seen.insert(0, Seen(Identity(shape), models["joint"]))
+        names.insert(0, "joint")
 
     one = replace(scale, workers=1)
     base = step(Combine(tuple(seen), few, judges, draws=64, seed=seed), "base", one)

@@ -18,10 +18,10 @@ GOLDEN = {
     "data/left": "4bf2d4d6da972c07b36d",
     "view/left": "686da934ed6b446c8d7a",
     "joint": "e6721f6128a7f809f364",
-    "base": "f98600e96b80d278dd2c",
-    "composed": "bd291bbafe7787b0331d",
+    "base": "d4efebda1e1989882f5b",
+    "composed": "33309020b7a6fe02e9e7",
     "evaluate/ceiling": "64ea6209bb24ac4a65f1",
-    "report": "4f01205fc31aa38902d1",
+    "report": "f6cb19a7b695c94dd81e",
 }
 
 SMALL = [
