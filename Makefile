@@ -26,7 +26,7 @@ format: .venv
 	@touch -t 200001010000 .venv  # not made yet: if what follows fails, the next make begins here
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,test]"
 	@touch .venv
 
 # What CI and the demo were tested with. `==2.13.0` is met by the CPU build as well as by the CUDA one.

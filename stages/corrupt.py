@@ -59,6 +59,12 @@ class Corrupt(Stage):
     def run(self, at: Context) -> None:
         clean = at.open(self.data)
         described = clean.json("dataset.json")
+        damage = described.get("damage", [])
+        if damage and not isinstance(self.corruption, Clean):
+            raise ValueError(
+                f"these images arrived already damaged ({', '.join(damage)} beside them): take them as they are, or "
+                "ingest undamaged ones to corrupt"
+            )
         ids = clean.json("ids.json")
         chosen = set(self.part.choose([i for group in ids.values() for i in group]))
         pieces, start = [], 0
@@ -70,7 +76,8 @@ class Corrupt(Stage):
         shape = tuple(described["shape"])
         reports = map_shards(partial(_corrupt, self, clean, keeps_bytes(self.corruption, shape)), pieces, at)
         shown = self.corruption.out_shape(shape)
-        describe(at.out, reports, shown, "uint8" if keeps_bytes(self.corruption, shape) else "float16", {})
+        dtype = "uint8" if keeps_bytes(self.corruption, shape) else "float16"
+        describe(at.out, reports, shown, dtype, {"damage": damage} if damage else {})
 
 
 def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:
@@ -95,4 +102,4 @@ def _corrupt(
     name, rows = piece
     seen = read_shard(clean.file(name)).take(np.asarray(rows))
     y, operator = corrupt(stage.corruption, seen.x(), seen.ids, stage.seed)
-    return Examples.from_x(seen.ids, y, seen.label, operator, uint8=uint8), {}
+    return Examples.from_x(seen.ids, y, seen.label, seen.operator | operator, uint8, seen.caption), {}

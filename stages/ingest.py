@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from fsspec.core import url_to_fs
 
+from pipeline.data.damaged import operator_row
 from pipeline.data.images import BadImage, Fit, Resize, decode, header
 from pipeline.data.records import Examples
-from pipeline.data.sources import Piece, Raw, Source
+from pipeline.data.sources import Piece, Source
 from pipeline.engine.shards import map_shards
 from pipeline.graph import Context, Stage
 from pipeline.place import Place
@@ -37,9 +38,12 @@ class OnBad(Enum):
 class Ingest(Stage):
     """Rows (id, image, label) of one shape from a source; `ids.json` lists the ids of each shard.
 
+    Rows keep their captions where the source has them, and as operator columns the mask and sigma of images that were
+    damaged before they arrived: those are taken as they are, and a resize of them is refused.
+
     Args:
         source: where the images are.
-        shape: (C, H, W) of every row; C = 1 is grey, 3 is RGB.
+        shape: (C, H, W) of every row, or (C, T, H, W) of clips of T frames; C = 1 is grey, 3 is RGB.
         resize: what happens to an image of another size.
         grey: whether colour images may become grey ones of a set with C = 1; refused otherwise.
         labels: whether every example must have a label.
@@ -49,7 +53,7 @@ class Ingest(Stage):
     """
 
     source: Source
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     resize: Resize = Resize.FAIL
     grey: bool = False
     labels: bool = False
@@ -58,8 +62,8 @@ class Ingest(Stage):
     snapshot: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or min(self.shape) < 1:
-            raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width)")
+        if len(self.shape) not in (3, 4) or self.shape[0] not in (1, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width), or (1 or 3, frames, height, width)")
         if not 0 <= self.budget <= 1:
             raise ValueError(f"budget is {self.budget}: give the share of files that may be left out, from 0 to 1")
 
@@ -82,7 +86,9 @@ class Ingest(Stage):
             raise ValueError(f"{len(twice)} ids occur more than once, such as '{twice[0]}': make them differ")
         at.out.write("ids.json", json.dumps(ids))
         modes = sum((Counter(report["modes"]) for report in reports), Counter())
-        describe(at.out, reports, self.shape, "uint8", {"skipped": len(skipped), "modes": dict(modes)})
+        more: dict[str, Any] = {"skipped": len(skipped), "modes": dict(modes)}
+        damage = sorted({name for report in reports for name in report.get("damage", ())})
+        describe(at.out, reports, self.shape, "uint8", more | ({"damage": damage} if damage else {}))
 
 
 def describe(
@@ -96,23 +102,25 @@ def describe(
 
 def snapshot(source: Source) -> str:
     """A digest of the names, sizes and times of a source's files; it changes when they do. "" for built-in data."""
-    url = getattr(source, "url", None)
-    if url is None:
-        return ""
-    fs, root = url_to_fs(url)
+    urls = source.urls()
     digest = hashlib.sha256()
-    for path, info in sorted(fs.find(root, detail=True).items()):
-        stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-        digest.update(f"{path[len(root) :]}\0{info.get('size')}\0{stamp}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:20]
+    for url in urls:
+        fs, root = url_to_fs(url)
+        for path, info in sorted(fs.find(root, detail=True).items()):
+            stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+            digest.update(f"{path[len(root) :]}\0{info.get('size')}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:20] if urls else ""
 
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
-    ids, images, labels, skipped, modes = [], [], [], [], Counter[str]()
-    mode, fit = "L" if stage.shape[0] == 1 else "RGB", Fit((stage.shape[1], stage.shape[2]), stage.resize)
+    ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
+    mode, fit = "L" if stage.shape[0] == 1 else "RGB", Fit((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
         try:
             pixels, head = decode(raw.image, raw.name, mode, fit), header(raw.image, raw.name)
+            if pixels.shape != stage.shape:
+                raise BadImage(f"{raw.name} gives {_said(pixels.shape)} where {_said(stage.shape)} is asked for.")
+            row = operator_row(raw.damage, head, stage.shape, raw.name)
         except BadImage as error:
             if stage.on_bad is OnBad.FAIL:
                 reason = str(error).rstrip(".")
@@ -120,9 +128,9 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
                     f"{reason}; leave such files out with --on-bad skip, or keep copies with --on-bad quarantine"
                 ) from error
             skipped.append({"id": raw.id, "why": str(error)})
-            if stage.on_bad is OnBad.QUARANTINE and raw.image is not None:
+            if stage.on_bad is OnBad.QUARANTINE and isinstance(raw.image, bytes | tuple | np.ndarray):
                 skipped[-1]["kept"] = f"quarantine/{hashlib.sha256(raw.id.encode()).hexdigest()[:20]}"
-                out.write(skipped[-1]["kept"], _bytes(raw))
+                out.write(skipped[-1]["kept"], _bytes(raw.image))
             continue
         if mode == "L" and head.mode == "RGB" and not stage.grey:
             raise ValueError(f"{raw.name} is in colour and the set is grey: take all in colour, or make all grey")
@@ -130,13 +138,23 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
         ids.append(raw.id)
         images.append(pixels)
+        captions.append(raw.caption)
+        rows.append(row)
         modes[head.stored] += 1
         labels.append(-1 if raw.label is None else raw.label)
     report = {"skipped": skipped, "modes": dict(modes)}
     if not ids:
         return None, report
-    return Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64)), report | {"ids": ids}
+    operator = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    caption = () if captions[0] is None else tuple(captions)
+    examples = Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64), operator, caption)
+    return examples, report | {"ids": ids} | ({"damage": sorted(operator)} if operator else {})
 
 
-def _bytes(raw: Raw) -> bytes:
-    return raw.image if isinstance(raw.image, bytes) else np.ascontiguousarray(raw.image).tobytes()
+def _said(shape: tuple[int, ...]) -> str:
+    return f"a clip of {shape[1]} frames" if len(shape) == 4 else "a single image"
+
+
+def _bytes(image: bytes | np.ndarray | tuple[bytes | np.ndarray, ...]) -> bytes:
+    frames = image if isinstance(image, tuple) else (image,)
+    return b"".join(frame if isinstance(frame, bytes) else np.ascontiguousarray(frame).tobytes() for frame in frames)

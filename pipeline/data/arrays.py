@@ -51,16 +51,19 @@ class Arrays(Source):
     """Images (N, H, W), (N, H, W, 1) or (N, H, W, 3) in uint8, or in floats from 0 to 1, of one file.
 
     `images` and `labels` name arrays of an .npz that must be there; None means the array of that name where there is
-    one, and for the images else the first that is not the labels; labels="" means none at all.
+    one, and for the images else the first that is not the labels; labels="" means none at all. `mask` (N, H, W) of
+    bools or integers, not 0 where seen, and `sigma` (N,) name arrays of an .npz that are taken too, "" none.
     """
 
     url: str
     images: str | None = None
     labels: str | None = None
+    mask: str = ""
+    sigma: str = ""
 
     def cut(self) -> Iterator[Piece]:
         """Ranges of rows."""
-        with self._columns() as (images, _):
+        with self._columns() as (images, _, _):
             size = math.prod(images.shape[1:]) * images.dtype.itemsize
             yield from (
                 Piece(start=a, stop=b) for a, b in spans([images.shape[0]], min(PIECE, PIECE_BYTES // size or 1))
@@ -69,40 +72,62 @@ class Arrays(Source):
     def read(self, piece: Piece) -> Iterator[Raw]:
         """The rows of one range."""
         stem = PurePosixPath(locate(self.url)[1]).stem
-        with self._columns() as (images, labels):
+        with self._columns() as (images, labels, damage):
             span = piece.start, piece.stop
+            known = {name: column.rows(*span) for name, column in damage.items()}
             numbers = [int(value) for value in labels.rows(*span)] if labels else None
             for i, pixels in enumerate(images.rows(*span)):
                 row = piece.start + i
                 name = f"row {row} of {images.name}"
-                yield Raw(
-                    f"{stem}-{row}", _bytes(pixels, name), checked_label(numbers[i], name) if numbers else None, name
-                )
+                label = checked_label(numbers[i], name) if numbers else None
+                here = {kind: next(rows) for kind, rows in known.items()}
+                here = {kind: value if value.ndim else value[()] for kind, value in here.items()}
+                yield Raw(f"{stem}-{row}", _bytes(pixels, name), label, name, None, here)
+
+    def names(self) -> list[str]:
+        """The arrays of an .npz; none of an .npy."""
+        fs, path = locate(self.url)
+        if not path.lower().endswith(".npz"):
+            return []
+        with reading(fs, path) as file:
+            try:
+                return [name.removesuffix(".npy") for name in zipfile.ZipFile(file).namelist()]
+            except (zipfile.BadZipFile, EOFError) as error:
+                raise ValueError(f"{shown(self.url)} is not an .npz file that can be read: {error}.") from error
 
     @contextmanager
-    def _columns(self) -> Iterator[tuple[Column, Column | None]]:
-        """The checked images and labels, open."""
+    def _columns(self) -> Iterator[tuple[Column, Column | None, dict[str, Column]]]:
+        """The checked images, labels and what is known of the damage, open."""
         fs, path = locate(self.url)
         name = shown(self.url)
         with reading(fs, path) as file:
             try:
                 if path.lower().endswith(".npz"):
-                    images, labels = self._members(zipfile.ZipFile(file), name)
+                    images, labels, damage = self._members(zipfile.ZipFile(file), name)
+                elif self.mask or self.sigma:
+                    raise ValueError(f"{name} holds one array; a mask or sigma needs an .npz with several.")
                 else:
-                    images, labels = _column(file, name, fs.info(path)["size"]), None
+                    images, labels, damage = _column(file, name, fs.info(path)["size"]), None, {}
                 _check_images(images)
                 if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
                     raise ValueError(
                         f"{labels.name} is {labels.dtype} {labels.shape}; give one integer for each image."
                     )
-                yield images, labels
+                for key, column in damage.items():
+                    kinds, shape = ("biu", images.shape[:3]) if key == "mask" else ("f", images.shape[:1])
+                    if column.dtype.kind not in kinds or column.shape != shape:
+                        raise ValueError(
+                            f"{column.name} is {column.dtype} {column.shape}; a mask is bools {images.shape[:3]}, "
+                            f"sigma floats {images.shape[:1]}."
+                        )
+                yield images, labels, damage
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise ValueError(f"{name} is not an .npz file that can be read: {error}.") from error
 
-    def _members(self, archive: zipfile.ZipFile, name: str) -> tuple[Column, Column | None]:
+    def _members(self, archive: zipfile.ZipFile, name: str) -> tuple[Column, Column | None, dict[str, Column]]:
         members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
         labels = ("labels" if "labels" in members else "") if self.labels is None else self.labels
-        first = next((key for key in members if key != labels), "images")
+        first = next((key for key in members if key not in (labels, self.mask, self.sigma)), "images")
         images = ("images" if "images" in members else first) if self.images is None else self.images
 
         def column(key: str) -> Column:
@@ -113,7 +138,8 @@ class Arrays(Source):
                 raise ValueError(f"{shown(key)} in {name} is encrypted or not deflated; save it with numpy.savez.")
             return _column(archive.open(member), f"{shown(key)} in {name}", member.file_size)
 
-        return column(images), column(labels) if labels else None
+        damage = {kind: column(key) for kind, key in (("mask", self.mask), ("sigma", self.sigma)) if key}
+        return column(images), column(labels) if labels else None, damage
 
 
 def _column(stream: IO[bytes], name: str, length: int) -> Column:

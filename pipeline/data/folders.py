@@ -2,6 +2,8 @@
 
 The id of an example is its path relative to the root, its label the rank of its first-level folder among those that
 hold images; files beside those folders have none. Hidden files are passed over; links out of the tree are refused.
+Beside an image cat.png may lie cat.txt, its caption, and of what is damaged cat.mask.png (white = seen) and cat.sigma,
+a text with one number.
 """
 
 from __future__ import annotations
@@ -16,17 +18,25 @@ from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MASK, SIGMA = ".mask.png", ".sigma"
+MAX_TEXT = 1 << 20
 
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Every image file under `url` whose relative path matches the shell `pattern` (whose * also crosses folders)."""
+    """Every image file under `url` whose relative path matches the shell `pattern` (whose * also crosses folders).
+
+    `captions` takes captions ("" where there is none); `damage` names what every image must have of "mask" and "sigma".
+    """
 
     url: str
     pattern: str = "*"
+    captions: bool = False
+    damage: tuple[str, ...] = ()
 
     def _wanted(self, relative: str) -> bool:
-        return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern)
+        mask = "mask" in self.damage and relative.lower().endswith(MASK)
+        return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern) and not mask
 
     def cut(self) -> Iterator[Piece]:
         """Runs of the sorted listing."""
@@ -53,4 +63,37 @@ class Folder(Source):
                     image = file.read(MAX_BYTES + 1)
             except PermissionError:
                 image = None
-            yield Raw(relative, image, None if label < 0 else label, shown(f"{self.url.rstrip('/')}/{relative}"))
+            name = shown(f"{self.url.rstrip('/')}/{relative}")
+            caption = _text(self._beside(relative, ".txt") or b"", name) if self.captions else None
+            damage: dict[str, bytes | float | str | None] = {}
+            if "mask" in self.damage:
+                damage["mask"] = self._beside(relative, MASK)
+            if "sigma" in self.damage:
+                damage["sigma"] = _number(self._beside(relative, SIGMA))
+            yield Raw(relative, image, None if label < 0 else label, name, caption, damage)
+
+    def _beside(self, relative: str, suffix: str) -> bytes | None:
+        """The file of the same stem with this suffix, None where there is none."""
+        fs, root = locate(self.url)
+        path = inside(fs, root, str(PurePosixPath(relative).with_suffix("")) + suffix)
+        if not fs.isfile(path):
+            return None
+        with reading(fs, path) as file:
+            return file.read(MAX_BYTES + 1)
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data[:MAX_TEXT].decode().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The caption beside {name} is not UTF-8, or longer than 1 MiB; save it as such.") from error
+
+
+def _number(data: bytes | None) -> float | str | None:
+    """The number in a text, or the text where there is none, which is refused with the image."""
+    if data is None:
+        return None
+    try:
+        return float(data[:100])
+    except ValueError:
+        return data[:100].decode(errors="replace").strip()

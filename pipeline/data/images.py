@@ -28,6 +28,10 @@ class BadImage(ValueError):
     """One image that cannot be used, and why; those beside it can."""
 
 
+# An image, the frames of a clip, None for what may not be read, or what is wrong with it instead.
+Stored = bytes | np.ndarray | tuple[bytes | np.ndarray, ...] | BadImage | None
+
+
 class Resize(Enum):
     """What happens to an image of another size."""
 
@@ -69,32 +73,39 @@ class Fit:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image: `mode` "L" or "RGB", `size` (H, W) once upright, Pillow's mode, many frames?"""
+    """What a file says of its image: `mode` "L" or "RGB", `size` (H, W) once upright, Pillow's mode, many frames?
+
+    `turned` is whether it must be turned or mirrored to stand upright.
+    """
 
     mode: str
     size: tuple[int, int]
     stored: str
     animated: bool
+    turned: bool = False
 
 
-def header(image: bytes | np.ndarray | None, name: str, max_pixels: int = MAX_PIXELS) -> Header:
-    """Reads the header only; raises BadImage as `decode` does."""
+def header(image: Stored, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Reads the header only, of a clip that of its first frame; raises BadImage as `decode` does."""
+    if isinstance(image, tuple):
+        return header(image[0] if image else b"", name, max_pixels)
     picture = _opened(image, name, max_pixels)
     try:
-        turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        orientation = picture.getexif().get(ORIENTATION, 1)
         animated = bool(getattr(picture, "is_animated", False))
     except MemoryError:
         raise
     except Exception as error:
         raise BadImage(f"{name} has a damaged header ({_reason(error)}).") from error
-    size = (picture.width, picture.height) if turned else (picture.height, picture.width)
-    return Header("L" if picture.mode in GREY else "RGB", size, picture.mode, animated)
+    lying = orientation in (5, 6, 7, 8)
+    size = (picture.width, picture.height) if lying else (picture.height, picture.width)
+    return Header("L" if picture.mode in GREY else "RGB", size, picture.mode, animated, orientation in range(2, 9))
 
 
-def decode(
-    image: bytes | np.ndarray | None, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def decode(image: Stored, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3).
+
+    A clip's frames become (C, T, H, W); all must have one size.
 
     `mode` is "L" (C = 1) or "RGB" (C = 3); `name` is what errors call the image.
 
@@ -104,6 +115,11 @@ def decode(
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}.")
+    if isinstance(image, tuple):
+        frames = [decode(frame, f"frame {t} of {name}", mode, fit, max_pixels) for t, frame in enumerate(image)]
+        if len({frame.shape for frame in frames}) != 1:
+            raise BadImage(f"{name} has no frames, or frames of several sizes.")
+        return np.stack(frames, axis=1)
     picture = _opened(image, name, max_pixels)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that set it would have us learn the grey rest of a half image
     try:
@@ -118,8 +134,10 @@ def decode(
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def _opened(image: bytes | np.ndarray | None, name: str, max_pixels: int) -> Image.Image:
+def _opened(image: bytes | np.ndarray | BadImage | None, name: str, max_pixels: int) -> Image.Image:
     """The image with its header read, its size within bounds, its pixels not decoded."""
+    if isinstance(image, BadImage):
+        raise image
     if image is None:
         raise BadImage(f"{name} may not be read; check its permissions.")
     if isinstance(image, np.ndarray):

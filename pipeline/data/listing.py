@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 MAX_NAME = 1024  # characters in a relative path
+PACKAGES = {"hf": "huggingface_hub", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates are what Python makes of undecodable names
 
 
@@ -32,12 +33,18 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system and the path on it of something that exists; ValueError where it does not."""
     if "\0" in url:
         raise ValueError(f"{shown(url)} has a zero character in it; give the path without.")
+    if url.startswith("pipe:"):
+        raise ValueError(f"{shown(url)} would start a program, which no data may do; give a file or a fsspec URL.")
     if re.search(r"//[^/@]*:[^/@]*@", url):
         raise ValueError(f"{shown(url)} has a password in it, which results would keep; give it in the environment.")
     try:
         fs, path = url_to_fs(url)
         exists = fs.exists(path)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        package = PACKAGES.get(url.split(":")[0])
+        how = f"run `pip install {package}` first" if package else " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{shown(url)} needs a package that is not installed: {how}.") from error
+    except ValueError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{shown(url)} cannot be opened: {reason}.") from error
     if not exists:

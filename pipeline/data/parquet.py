@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,18 +30,23 @@ class Parquet(Source):
     """Rows of parquet files under `url`: `image` holds encoded bytes, or Hugging Face's struct of bytes and path.
 
     `label` (integers) and `id` (texts or integers) name columns that must be there; None means the column of that name
-    where there is one, "" none at all. Without ids a row is "<path without suffix>-<row in file>".
+    where there is one, "" none at all. Without ids a row is "<path without suffix>-<row in file>". `caption` (texts),
+    `mask` (encoded images or lists of lists, what is seen being white or true) and `sigma` (numbers) name columns that
+    are taken too, "" none: `source_of` fills them in where it sees columns of these names.
     """
 
     url: str
     image: str = "image"
     label: str | None = None
     id: str | None = None
+    caption: str = ""
+    mask: str = ""
+    sigma: str = ""
 
     def cut(self) -> Iterator[Piece]:
         """Whole row groups up to a piece's size, larger ones in ranges; every file's schema is checked on the way."""
         rows = 0
-        for file in self._files():
+        for file in self.files():
             with self._opened(file) as (parquet, _):
                 groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             rows += sum(groups)
@@ -71,8 +77,8 @@ class Parquet(Source):
 
     def _raws(self, batch: pa.RecordBatch, columns: list[str], row: int, file: str, stem: str) -> Iterator[Raw]:
         image = batch.column(columns[0])
-        label, key = (batch.column(column) if column else None for column in columns[1:])
-        encoded = pc.call_function("struct_field", [image], STRUCT) if pa.types.is_struct(image.type) else image
+        label, key, caption, mask, sigma = (_plain(batch.column(column)) if column else None for column in columns[1:])
+        encoded = _plain(image)
         for i in range(len(batch)):
             name = f"row {row + i} of {shown(file)}"
             text, number = f"{stem}-{row + i}", None
@@ -82,9 +88,35 @@ class Parquet(Source):
                 text = checked_id(str(key[i].as_py()), name)
             if label is not None and label[i].is_valid:
                 number = checked_label(label[i].as_py(), name)
-            yield Raw(text, encoded[i].as_py() or b"", number, name)
+            said = None if caption is None else caption[i].as_py() or ""
+            damage = {
+                key: column[i].as_py() for key, column in (("mask", mask), ("sigma", sigma)) if column is not None
+            }
+            yield Raw(text, encoded[i].as_py() or b"", number, name, said, damage)
 
-    def _files(self) -> list[str]:
+    def noticed(self) -> Parquet:
+        """This, with the columns that hold captions, masks and sigmas by name and by type in the first file."""
+        schema = self.schema()
+        usual = {"caption": ("caption", "text"), "mask": ("mask",), "sigma": ("sigma",)}
+        found = {
+            field: next((n for n in names if n in schema.names and _usable(schema.field(n).type, field)), "")
+            for field, names in usual.items()
+        }
+        return replace(self, **found)
+
+    def schema(self) -> pa.Schema:
+        """The columns of the first file."""
+        with self._opened(self.files()[0]) as (parquet, _):
+            return parquet.schema_arrow
+
+    def values(self, file: str, column: str) -> Iterator[Any]:
+        """The values of any small column of one file; none where it has no such column."""
+        with self._opened(file) as (parquet, _):
+            if column in parquet.schema_arrow.names:
+                for batch in parquet.iter_batches(1 << 14, columns=[column]):
+                    yield from batch.column(0).to_pylist()
+
+    def files(self) -> list[str]:
         """Paths relative to the folder named by `url`, or to the folder of the one file that it names."""
         fs, root = locate(self.url)
         if not fs.isdir(root):
@@ -117,7 +149,8 @@ class Parquet(Source):
         names = [self.image]
         for chosen, usual in ((self.label, "label"), (self.id, "id")):
             names.append((usual if usual in schema.names else "") if chosen is None else chosen)
-        for field, column in zip(("image", "label", "id"), names):
+        names += [self.caption, self.mask, self.sigma]
+        for field, column in zip(KINDS, names):
             if column and schema.names.count(column) != 1:
                 near = difflib.get_close_matches(column, schema.names, 1)
                 hint = f"did you mean {near[0]!r}" if near else "none is near"
@@ -133,16 +166,36 @@ class Parquet(Source):
         return names
 
 
-KINDS = {"image": "encoded images", "label": "integers", "id": "texts or integers"}
+KINDS = {
+    "image": "encoded images",
+    "label": "integers",
+    "id": "texts or integers",
+    "caption": "texts",
+    "mask": "encoded images or lists of lists",
+    "sigma": "numbers",
+}
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The bytes of Hugging Face's images, any other column as it is."""
+    return pc.call_function("struct_field", [column], STRUCT) if pa.types.is_struct(column.type) else column
 
 
 def _usable(kind: pa.DataType, field: str) -> bool:
     """Whether a column of this type can serve as this field."""
-    if field == "image" and pa.types.is_struct(kind):
+    if field in ("image", "mask") and pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _usable(kind.field("bytes").type, field)
     tests = {
         "image": (pa.types.is_binary, pa.types.is_large_binary),
         "label": (pa.types.is_integer,),
         "id": (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string),
+        "caption": (pa.types.is_string, pa.types.is_large_string),
+        "mask": (pa.types.is_binary, pa.types.is_large_binary, _is_grid),
+        "sigma": (pa.types.is_floating, pa.types.is_integer),
     }
     return any(test(kind) for test in tests[field])
+
+
+def _is_grid(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) and any(inner(kind.value_type) for inner in lists) for test in lists)

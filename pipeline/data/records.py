@@ -22,7 +22,8 @@ class Examples:
     """N examples, column by column.
 
     `ids`: N different texts. `images`: (N, *) uint8 or finite float16, usually (N, C, H, W). `label`: (N,) int64, -1
-    where there is none; left out, nobody has one. `operator`: arrays (N, *) of bools or finite numbers.
+    where there is none; left out, nobody has one. `operator`: arrays (N, *) of bools or finite numbers. `caption`: N
+    texts, or none at all.
 
     Raises ValueError where a column breaks these rules.
     """
@@ -31,6 +32,7 @@ class Examples:
     images: np.ndarray
     label: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     operator: dict[str, np.ndarray] = field(default_factory=dict)
+    caption: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -53,6 +55,11 @@ class Examples:
                 raise ValueError(f"{name!r} cannot name an operator column; use letters, digits, '_' and '.'.")
             if column.dtype.kind not in "biuf" or column.dtype.itemsize > 8 or column.ndim < 1 or 0 in column.shape[1:]:
                 raise ValueError(f"The operator column {name!r} must be an array (N, *) of bools or numbers.")
+        object.__setattr__(self, "caption", tuple(self.caption))
+        if self.caption and (len(self.caption) != count or not all(isinstance(text, str) for text in self.caption)):
+            raise ValueError(
+                f"There are {count} ids and {len(self.caption)} captions; give one text for each, or none."
+            )
         columns = {"image": self.images, "label": self.label, **self.operator}
         for name, column in columns.items():
             if len(column) != count:
@@ -78,7 +85,9 @@ class Examples:
         """The examples at `indices` (each at most once, because ids stay unique), in that order."""
         at = np.asarray(indices, dtype=np.int64)
         ids = tuple(self.ids[i] for i in at)
-        return Examples(ids, self.images[at], self.label[at], {name: a[at] for name, a in self.operator.items()})
+        caption = tuple(self.caption[i] for i in at) if self.caption else ()
+        operator = {name: a[at] for name, a in self.operator.items()}
+        return Examples(ids, self.images[at], self.label[at], operator, caption)
 
     @classmethod
     def concat(cls, parts: Sequence[Examples]) -> Examples:
@@ -87,10 +96,12 @@ class Examples:
             raise ValueError("There is nothing to concatenate; give at least one set of examples.")
         if len({part.form for part in parts}) > 1:
             raise ValueError("These examples differ in shape, dtype or operator columns; bring them to one form first.")
-        ids = tuple(text for part in parts for text in part.ids)
+        if len({bool(part.caption) for part in parts if part.ids}) > 1:
+            raise ValueError("Some of these examples have captions and some have none; give all of them, or drop them.")
+        ids, caption = (tuple(text for part in parts for text in getattr(part, name)) for name in ("ids", "caption"))
         operator = {name: np.concatenate([part.operator[name] for part in parts]) for name in parts[0].operator}
         images, label = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "label"))
-        return cls(ids, images, label, operator)
+        return cls(ids, images, label, operator, caption)
 
     def x(self, indices: Sequence[int] | np.ndarray | None = None) -> torch.Tensor:
         """The images at `indices` (repeats allowed), or all: (B, *) float32, u/127.5 − 1 of uint8, float16 as it is."""
@@ -108,10 +119,12 @@ class Examples:
         label: np.ndarray | None = None,
         operator: Mapping[str, np.ndarray] | None = None,
         uint8: bool = False,
+        caption: Sequence[str] = (),
     ) -> Examples:
         """Packs x (N, *) as float16, or as round((x + 1) 127.5) clamped to 0..255 when `uint8` is asked for."""
         values = x.detach().cpu().float().numpy()
         if not (np.abs(values) <= np.finfo(np.float16).max).all():
             raise ValueError("Some pixels are not finite in half precision; look for a division by zero or a blow-up.")
         images = np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8) if uint8 else values.astype(np.float16)
-        return cls(tuple(ids), images, np.empty(0, np.int64) if label is None else label, dict(operator or {}))
+        label = np.empty(0, np.int64) if label is None else label
+        return cls(tuple(ids), images, label, dict(operator or {}), tuple(caption))

@@ -2,7 +2,8 @@
 
 The `image` column and every `operator.<name>` column hold the raw little-endian C-order bytes of one array a row;
 its shape and dtype stand once, as JSON, in the schema's metadata. Raw bytes read twice as fast as Arrow's fixed-shape
-tensors (apache/arrow#34510), and both directions move one buffer per column, without a loop over rows.
+tensors (apache/arrow#34510), and both directions move one buffer per column, without a loop over rows. Captions, where
+there are any, are one more column of texts; without them nothing tells that there could have been.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def to_table(examples: Examples) -> pa.Table:
     }
     columns: dict[str, Any] = {"id": pa.array(examples.ids, pa.string()), "image": _pack(examples.images)}
     columns["label"] = pa.array(examples.label, pa.int64(), mask=examples.label == -1)
+    if examples.caption:
+        layout["caption"] = True
+        columns["caption"] = pa.array(examples.caption, pa.string())
     for name in sorted(examples.operator):
         columns[PREFIX + name] = _pack(examples.operator[name])
     return pa.table(columns).replace_schema_metadata({METADATA: json.dumps(layout, sort_keys=True)})
@@ -116,6 +120,8 @@ def _forms(schema: pa.Schema) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         if not all(isinstance(n, int) and n > 0 for n in form["shape"]):
             raise ValueError(f"the shape {form['shape']!r} of {name!r} is not made of positive numbers")
     kinds = {"id": (pa.string(), pa.large_string()), "label": (pa.int64(),)}
+    if layout.get("caption") is True:
+        kinds["caption"] = kinds["id"]
     kinds |= dict.fromkeys(stated, (pa.binary(), pa.large_binary()))
     if sorted(schema.names) != sorted(kinds):
         raise ValueError(f"its columns are {sorted(schema.names)} and its metadata calls for {sorted(kinds)}")
@@ -128,13 +134,15 @@ def _forms(schema: pa.Schema) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 def _examples(table: pa.Table) -> Examples:
     forms = _forms(table.schema)
     table.validate(full=True)
-    for name in ("id", *forms):
+    texts = [name for name in ("id", "caption") if name in table.column_names]
+    for name in (*texts, *forms):
         if table[name].null_count:
             raise ValueError(f"its column {name!r} has rows without a value")
     arrays = {name: _unpack(table[name], name, *form) for name, form in forms.items()}
     label = table["label"].fill_null(-1).to_numpy()
     operator = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name != "image"}
-    return Examples(tuple(table["id"].to_pylist()), arrays["image"], label, operator)
+    caption = tuple(table["caption"].to_pylist()) if "caption" in texts else ()
+    return Examples(tuple(table["id"].to_pylist()), arrays["image"], label, operator, caption)
 
 
 def _pack(arrays: np.ndarray) -> pa.ChunkedArray:

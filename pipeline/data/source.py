@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
-import numpy as np
-
-from pipeline.data.images import BadImage, decode, header
+from pipeline.data.images import BadImage, Stored, decode, header
 from pipeline.data.listing import CONTROL
 
 PIECE = 1024  # examples in a piece, at most
@@ -41,14 +40,18 @@ class Piece:
 class Raw:
     """One example as stored: `image` is encoded bytes (empty where there are none) or uint8 (H, W), (H, W, 1 or 3).
 
-    None is an image that may not be read, which spoils only itself.
-    `name` is what an error calls it.
+    A tuple of these is a clip, frame by frame. None is an image that may not be read, which spoils only itself, as does
+    one in whose place there is a BadImage that says why. `name` is what an error calls it. `damage` is what is known of
+    a row that was damaged before it arrived: "mask", an encoded image or an array (H, W), and "sigma", a number; not
+    checked yet.
     """
 
     id: str
-    image: bytes | np.ndarray | None
+    image: Stored
     label: int | None
     name: str
+    caption: str | None = None
+    damage: dict[str, Any] = field(default_factory=dict)
 
 
 class Source(ABC):
@@ -61,6 +64,11 @@ class Source(ABC):
     @abstractmethod
     def read(self, piece: Piece) -> Iterator[Raw]:
         """The examples of one piece, in its order, holding about one image at a time."""
+
+    def urls(self) -> tuple[str, ...]:
+        """The files and folders that it reads, none for built-in data."""
+        url = getattr(self, "url", None)
+        return () if url is None else (url,)
 
     def pieces(self) -> list[Piece]:
         """All pieces; the same list whenever and wherever the same collection is cut."""

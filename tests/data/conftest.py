@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from pipeline.data.records import Examples
+from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.source import Source
+from pipeline.place import Place
+from stages.ingest import Ingest, _ingest
 
 
 @pytest.fixture
@@ -23,3 +31,21 @@ def refused() -> Callable[..., contextlib.AbstractContextManager[None]]:
         assert all(part in text for part in parts), text
 
     return check
+
+
+@pytest.fixture
+def ingested(tmp_path: Path) -> Callable[..., Examples]:
+    """`ingested(source, shape, **options)`: every row, through the ingest stage piece by piece and the shards."""
+
+    def run(source: Source, shape: tuple[int, ...], **options) -> Examples:
+        stage = Ingest(source, shape, **options)
+        rows = []
+        for piece in source.pieces():
+            examples, _ = _ingest(stage, Place(str(tmp_path / "out")), piece)
+            if examples is not None:
+                file = io.BytesIO()
+                write_shard(file, examples)
+                rows.append(read_shard(io.BytesIO(file.getvalue()), "a shard"))
+        return Examples.concat(rows)
+
+    return run

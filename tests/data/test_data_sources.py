@@ -387,7 +387,7 @@ def test_source_of_looks_and_says_what_it_looked_for(refused, tmp_path: Path) ->
         tmp_path / "n": ("name one of its .npy",),
         tmp_path / "t.csv": ("t.csv is a file of unknown kind", ".npz"),
         "": ("is empty",),
-        "pipe:cat /etc/passwd": ("does not exist",),
+        "pipe:cat /etc/passwd": ("would start a program",),
         "nosuch://host/x": ("nosuch://host/x cannot be opened",),
         "s3://user:secret@host/x": ("s3://host/x has a password in it",),
         "a\0b": ("zero character",),

@@ -1,0 +1,151 @@
+"""Clips: animated GIFs, video files and folders of still frames, cut into clips (T frames) as they are read.
+
+A film is one file or one folder of frames; nothing of it is held but the frames that one clip reaches over.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.folders import SUFFIXES
+from pipeline.data.images import MAX_BYTES, BadImage, header
+from pipeline.data.listing import inside, listing, locate, reading, shown
+from pipeline.data.source import Piece, Raw, spans
+from pipeline.data.videos import VIDEOS, count_frames, read_frames
+from pipeline.data.windows import Windows
+
+Frame = bytes | np.ndarray
+ANIMATIONS = (".gif",)  # a WebP is a still frame
+
+
+class Films(Windows):
+    """Windows of several named films, which lie behind `url`."""
+
+    @abstractmethod
+    def films(self) -> Iterator[tuple[str, int, int]]:
+        """(name, label or -1, number of frames) of every film."""
+
+    @abstractmethod
+    def film(self, name: str) -> Iterator[Frame]:
+        """The frames of one."""
+
+    def cut(self) -> Iterator[Piece]:
+        """Short films together, long ones in ranges of clips."""
+        names: list[str] = []
+        labels: list[int] = []
+        held = 0
+        for name, label, length in self.films():
+            count = self.windows(length)
+            if names and held + count > self.most:
+                yield Piece(tuple(names), tuple(labels), 0, self.most)
+                names, labels, held = [], [], 0
+            if count > self.most:
+                yield from (Piece((name,), (label,), a, b) for a, b in spans([count], self.most))
+            else:
+                names.append(name)
+                labels.append(label)
+                held += count
+        if names:
+            yield Piece(tuple(names), tuple(labels), 0, self.most)
+
+    def read(self, piece: Piece) -> Iterator[Raw]:
+        """One film after the other, each from its beginning."""
+        for name, label in zip(piece.files, piece.labels, strict=True):
+            known = None if label < 0 else label
+            number = piece.start - 1
+            try:
+                for number, clip in enumerate(self.clips(self.film(name), piece.start, piece.stop), piece.start):
+                    yield Raw(f"{name}-{number}", clip, known, f"clip {number} of {shown(name)}")
+            except BadImage as error:  # from here on, which is counted as one
+                yield Raw(f"{name}-{number + 1}", error, known, f"clip {number + 1} of {shown(name)}")
+
+
+@dataclass(frozen=True)
+class Clips(Films):
+    """Clips of the animations (GIF) and videos under `url`, or of every folder that holds still frames.
+
+    A folder's frames are its images in the order of their names. The first level of folders names the classes where
+    there is more below it; the id of a clip is "<path of the film>-<number>".
+    """
+
+    url: str
+
+    def films(self) -> Iterator[tuple[str, int, int]]:
+        """Animations, videos and folders of frames, by name."""
+        fs, root = locate(self.url)
+        if not fs.isdir(root):
+            yield PurePosixPath(root).name, -1, self._length(PurePosixPath(root).name)
+            return
+        found: dict[str, int] = {}
+        for file in listing(fs, root, lambda name: name.lower().endswith((*SUFFIXES, *VIDEOS))):
+            if file.lower().endswith((*ANIMATIONS, *VIDEOS)):
+                found[file] = 0
+            else:
+                folder = file.rpartition("/")[0] or "."
+                found[folder] = found.get(folder, 0) + 1
+        if not found:
+            raise ValueError(
+                f"{shown(self.url)} has no films; looked for {', '.join((*VIDEOS, *ANIMATIONS))} and frames."
+            )
+        tops = [name.split("/")[0] if "/" in name else "" for name in found]
+        classes = {top: label for label, top in enumerate(sorted(set(tops) - {""}))}
+        for (name, count), top in zip(found.items(), tops, strict=True):
+            yield name, classes.get(top, -1), count or self._length(name)
+
+    def film(self, name: str) -> Iterator[Frame]:
+        """The frames of an animation or a video, decoded; those of a folder as they are stored."""
+        fs, root = locate(self.url)
+        path = root if not fs.isdir(root) else root if name == "." else inside(fs, root, name)
+        if name.lower().endswith(VIDEOS):
+            with reading(fs, path) as file:
+                yield from read_frames(file, shown(name))
+        elif fs.isdir(path):
+            here = listing(fs, path, lambda file: "/" not in file and file.lower().endswith(SUFFIXES))
+            for file in (file for file in here if not file.lower().endswith(ANIMATIONS)):
+                with reading(fs, inside(fs, path, file)) as frame:
+                    yield frame.read(MAX_BYTES + 1)
+        else:
+            with reading(fs, path) as file:
+                yield from _animation(file.read(MAX_BYTES + 1), shown(name))
+
+    def _length(self, name: str) -> int:
+        """The number of frames of one file; 0 where it cannot be told, which reading will say."""
+        fs, root = locate(self.url)
+        with reading(fs, inside(fs, root, name) if fs.isdir(root) else root) as file:
+            try:
+                if name.lower().endswith(VIDEOS):
+                    return count_frames(file, shown(name))
+                return _count(file.read(MAX_BYTES + 1), shown(name))
+            except BadImage:
+                return 0
+
+
+def _count(data: bytes, name: str) -> int:
+    header(data, name)  # its size is checked before anything is decoded
+    with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
+        try:
+            return int(getattr(image, "n_frames", 1))
+        except (EOFError, OSError, ValueError, SyntaxError) as error:
+            raise BadImage(f"{name} is damaged.") from error
+
+
+def _animation(data: bytes, name: str) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3), transparency laid on white."""
+    count = _count(data, name)
+    with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
+        for t in range(count):
+            try:
+                image.seek(t)
+                frame = image.convert("RGBA")
+            except (EOFError, OSError, ValueError, SyntaxError) as error:
+                raise BadImage(f"{name} is damaged from frame {t} on.") from error
+            white = Image.new("RGBA", frame.size, "white")
+            white.alpha_composite(frame)
+            yield np.asarray(white.convert("RGB"))

@@ -1,0 +1,79 @@
+"""Damaged: rows that the world harmed before they arrived; what is known of it is checked and kept, nothing is added.
+
+Such an image is y = m ⊙ x0 + σ z with a mask m in {0, 1} (1 = seen) and σ > 0 in units of [-1, 1] images, which is
+twice the standard deviation of pixels scaled to [0, 1]. Its pixels are taken as they are: resizing would mix hidden
+with seen ones and change σ, turning would part the image from its mask, and making grey would average noise away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.images import BadImage, Header, decode, header
+from pipeline.data.listing import shown
+
+NAMES = ("mask", "sigma")
+
+
+def operator_row(
+    damage: dict[str, Any], head: Header, shape: tuple[int, ...], name: str
+) -> dict[str, np.ndarray | np.generic]:
+    """The operator columns of one row of `shape` (C, *, H, W), from `Raw.damage` and the header of the image.
+
+    "mask" is packed bits of (1, *, H, W), True where seen, as `PixelMask` keeps it; "sigma" a float32.
+
+    Raises BadImage where a row's mask or sigma cannot be right, ValueError where the image was to be changed.
+    """
+    if not damage:
+        return {}
+    if head.size != shape[-2:] or head.turned:
+        turned = ", to be turned" if head.turned else ""
+        raise ValueError(
+            f"{name} was damaged before it arrived and is {head.size[0]}x{head.size[1]} pixels{turned}, where "
+            f"{shape[-2]}x{shape[-1]} were asked for: resizing or turning would falsify its mask and noise, so ask for "
+            "the size that it has and store it upright."
+        )
+    if head.mode == "RGB" and shape[0] == 1:
+        raise ValueError(f"{name} was damaged in colour; grey would change its noise, so take it in colour.")
+    row: dict[str, np.ndarray | np.generic] = {}
+    if "mask" in damage:
+        seen = _seen(damage["mask"], f"the mask of {name}")
+        if seen.shape != shape[-2:]:
+            raise BadImage(
+                f"The mask of {name} is {seen.shape[0]}x{seen.shape[1]} where the image is {shape[-2]}x{shape[-1]}."
+            )
+        if not seen.any():
+            raise BadImage(f"The mask of {name} hides every pixel; seen pixels are True, or white in a picture.")
+        row["mask"] = np.packbits(np.broadcast_to(seen, (1, *shape[1:])))
+    if "sigma" in damage:
+        row["sigma"] = np.float32(_sigma(damage["sigma"], name))
+    return row
+
+
+def _sigma(value: Any, name: str) -> float:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and np.float32(value) > 0):
+        raise BadImage(f"{name} has sigma {shown(str(value))}; give a finite number above 0, or a set without sigma.")
+    return float(value)
+
+
+def _seen(mask: Any, name: str) -> np.ndarray:
+    """The bools (H, W) of an encoded image (bright = seen) or of an array or nested list (true or not 0 = seen)."""
+    if mask is None:
+        raise BadImage(f"{name[0].upper()}{name[1:]} is missing; give every row one, or none.")
+    if isinstance(mask, bytes):
+        head = header(mask, name)
+        pixels = decode(mask, name, "L")[0]
+        if head.turned:
+            raise BadImage(f"{name[0].upper()}{name[1:]} is to be turned by its EXIF tag; save it upright.")
+        return pixels >= 128
+    try:
+        array = np.asarray(mask)
+    except ValueError:  # a list of lists of several lengths
+        array = np.empty(0, object)
+    if array.ndim != 2 or array.dtype.kind not in "biu" or (array.dtype.kind == "i" and (array < 0).any()):
+        raise BadImage(f"{name[0].upper()}{name[1:]} is no array (height, width) of bools.")
+    return array != 0

@@ -1,0 +1,130 @@
+"""WebDataset: tar archives whose members are grouped into samples by the name up to its first dot.
+
+The sample "a/7" is made of neighbours such as a/7.jpg, a/7.cls, a/7.json and a/7.txt: one image, a label (.cls, or
+"label" of .json), a caption (.txt, or "caption" or "text" of .json), and of what is damaged a/7.mask.png and "sigma" of
+.json. Archives are streamed; a piece is a range of samples of one of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.data.folders import SUFFIXES
+from pipeline.data.listing import inside, listing, locate, shown
+from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
+from pipeline.data.tars import TARS, members
+
+MAX_TEXT = 1 << 20  # of a label, a caption or a .json
+READ = (*SUFFIXES, ".cls", ".json", ".txt", ".mask.png")
+
+
+@dataclass(frozen=True)
+class WebDataset(Source):
+    """Samples of the archives under `url`, a .tar, .tar.gz or .tgz or a folder of them; ids "<archive>/<sample>".
+
+    `captions` takes captions ("" where a sample has none); `damage` names what every sample must have of "mask" and
+    "sigma". Both are off unless asked for; `source_of` asks for what the first sample has.
+    """
+
+    url: str
+    captions: bool = False
+    damage: tuple[str, ...] = ()
+
+    def cut(self) -> Iterator[Piece]:
+        """Ranges of samples; every header of every archive is checked on the way."""
+        count = 0
+        for file in self._files():
+            here = sum(1 for _ in self._samples(file, 0))
+            count += here
+            yield from (Piece((file,), start=a, stop=b) for a, b in spans([here]))
+        if not count:
+            raise ValueError(f"{shown(self.url)} has no samples; give archives with at least one image.")
+
+    def read(self, piece: Piece) -> Iterator[Raw]:
+        """The samples start .. stop − 1 of one archive, which is passed through from its beginning."""
+        (file,) = piece.files
+        stem = file[: -next(len(end) for end in TARS if file.lower().endswith(end))]
+        for key, parts in islice(self._samples(file, piece.start, piece.stop), piece.start, piece.stop):
+            yield self._raw(checked_id(f"{stem}/{key}", shown(key)), parts, f"{shown(key)} in {shown(file)}")
+
+    def has(self) -> tuple[bool, tuple[str, ...]]:
+        """Whether the first sample has a caption, and what it says of damage."""
+        for file in self._files():
+            for _, parts in self._samples(file, 0, 1):
+                told = _told(parts, shown(file))
+                damage = {"mask": ".mask.png" in parts, "sigma": "sigma" in told}
+                return "caption" in told, tuple(name for name in damage if damage[name])
+        return False, ()
+
+    def _raw(self, id: str, parts: dict[str, bytes], name: str) -> Raw:
+        image = next((data for end, data in parts.items() if end in SUFFIXES), b"")
+        told = _told(parts, name)
+        label = told.get("label")
+        if label is not None and (not isinstance(label, int) or isinstance(label, bool)):
+            raise ValueError(f"{name} has the label {shown(str(label))!r}; labels are integers that count from 0.")
+        caption = told.get("caption", "") if self.captions else None
+        if caption is not None and not isinstance(caption, str):
+            raise ValueError(f"{name} has a caption that is no text.")
+        found = {"mask": parts.get(".mask.png"), "sigma": told.get("sigma")}
+        damage = {key: found[key] for key in self.damage}
+        return Raw(id, image, None if label is None else checked_label(label, name), name, caption, damage)
+
+    def _files(self) -> list[str]:
+        fs, root = locate(self.url)
+        if not fs.isdir(root):
+            return [PurePosixPath(root).name]
+        files = listing(fs, root, lambda name: name.lower().endswith(TARS))
+        if not files:
+            raise ValueError(f"{shown(self.url)} has no archives; looked for {', '.join(TARS)}.")
+        return files
+
+    def _samples(self, file: str, start: int, stop: int = 0) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """(key, {extension: bytes}) of every sample; the bytes only of those numbered start .. stop − 1."""
+        fs, root = locate(self.url)
+        path = inside(fs, root, file) if fs.isdir(root) else root
+        key, parts, number = "", {}, -1
+        for member in members(fs, path, shown(file)):
+            folder, _, base = member.name.rpartition("/")
+            stem, dot, rest = base.partition(".")
+            extension = f".{rest.lower()}"
+            if not (stem and dot and extension in READ):
+                continue  # hidden, or of a kind that is not used
+            here = f"{folder}/{stem}".removeprefix("/")
+            if here != key or number < 0 or extension in parts:
+                if parts:
+                    yield key, parts
+                key, parts, number = here, {}, number + 1
+            if start <= number < stop:
+                parts[extension] = member.read() if extension in (*SUFFIXES, ".mask.png") else member.read(MAX_TEXT)
+            else:
+                parts[extension] = b""
+        if parts:
+            yield key, parts
+
+
+def _told(parts: dict[str, bytes], name: str) -> dict[str, Any]:
+    """What the small members of a sample say: "label", "caption", "sigma"; ValueError where they cannot be read."""
+    found: dict[str, Any] = {}
+    try:
+        if ".json" in parts:
+            told = json.loads(parts[".json"])
+            if not isinstance(told, dict):
+                raise ValueError("its .json is no object")
+            usual = {"label": ("label", "cls"), "caption": ("caption", "text"), "sigma": ("sigma",)}
+            for field, names in usual.items():
+                values = [told[name] for name in names if told.get(name) is not None]
+                if values:
+                    found[field] = values[0]
+        if ".txt" in parts:
+            found["caption"] = parts[".txt"].decode().strip()
+        if ".cls" in parts:
+            found["label"] = int(parts[".cls"][:100])
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{name} has a label, caption or .json that cannot be read: {shown(reason)}.") from error
+    return found

@@ -1,0 +1,183 @@
+"""What is known of damage and what is written beside an image arrive with it, bit by bit, and nothing is made up."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.images import BadImage, Resize
+from pipeline.data.records import Examples
+from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.sources import Arrays, Folder, Parquet, source_of
+from pipeline.physics.masks import PixelMask
+from stages.ingest import OnBad
+
+RNG = np.random.default_rng(0)
+U = RNG.integers(0, 256, (6, 8, 7)).astype(np.uint8)
+SEEN = RNG.random((6, 8, 7)) < 0.5
+SIGMA = np.linspace(0.1, 0.6, 6).astype(np.float32)
+
+
+def png(pixels: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", **options)
+    return buffer.getvalue()
+
+
+def stored(kind: str, tmp_path: Path) -> str:
+    """The same six damaged images, as each kind of collection keeps them."""
+    if kind == "npz":
+        np.savez(tmp_path / "x.npz", images=U, mask=SEEN, sigma=SIGMA)
+    elif kind == "folder":
+        for i in range(6):
+            (tmp_path / f"{i}.png").write_bytes(png(U[i]))
+            (tmp_path / f"{i}.mask.png").write_bytes(png(SEEN[i].astype(np.uint8) * 255))
+            (tmp_path / f"{i}.sigma").write_text(f"{SIGMA[i]}\n")
+        return str(tmp_path)
+    else:
+        pictures = [png(seen.astype(np.uint8) * 255) for seen in SEEN]
+        masks = {
+            "bytes": pictures,
+            "struct": [{"bytes": data, "path": "../../etc/passwd"} for data in pictures],
+            "lists": SEEN.tolist(),
+            "numbers": SEEN.astype(np.uint8).tolist(),
+        }[kind]
+        table = {"image": [png(u) for u in U], "mask": masks, "sigma": SIGMA}
+        pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    return str(tmp_path / ("x.npz" if kind == "npz" else "x.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "bytes", "struct", "lists", "numbers"])
+def test_masks_and_sigmas_arrive_with_untouched_images(kind: str, tmp_path: Path, ingested) -> None:
+    rows = ingested(source_of(stored(kind, tmp_path)), (1, 8, 7))
+    np.testing.assert_array_equal(rows.images[:, 0], U)
+    np.testing.assert_array_equal(rows.operator["sigma"], SIGMA)
+    A = PixelMask(0.0).at(rows.operator, (1, 8, 7))  # the masks are kept as those that are drawn here
+    np.testing.assert_array_equal(A(torch.ones(6, 1, 8, 7)).numpy()[:, 0] > 0, SEEN)
+
+
+def test_without_being_asked_no_source_takes_more_than_the_image(tmp_path: Path, ingested) -> None:
+    for kind in ("npz", "bytes"):
+        path = stored(kind, tmp_path)
+        source = Arrays(path) if kind == "npz" else Parquet(path)
+        rows = ingested(source, (1, 8, 7))
+        assert (rows.operator, rows.caption) == ({}, ())
+        assert ingested(source, (1, 16, 14), resize=Resize.STRETCH).shape == (1, 16, 14)
+
+
+BAD = {
+    "sigma nan": (None, float("nan"), "has sigma nan"),
+    "sigma inf": (None, float("inf"), "has sigma inf"),
+    "sigma 0": (None, 0.0, "has sigma 0.0"),
+    "sigma < 0": (None, -0.5, "has sigma -0.5"),
+    "sigma vanishing": (None, 1e-60, "has sigma 1e-60"),
+    "sigma missing": (None, None, "has sigma None"),
+    "mask all hidden": (png(np.zeros((8, 7), np.uint8)), 0.5, "hides every pixel"),
+    "mask 0/1 in 8 bits": (png(np.ones((8, 7), np.uint8)), 0.5, "hides every pixel"),
+    "mask of another size": (png(np.full((7, 8), 255, np.uint8)), 0.5, "is 7x8 where the image is 8x7"),
+    "mask no image": (b"<html>", 0.5, "is not an image"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mask_or_sigma_that_cannot_be_right_spoils_only_its_row(case: str, tmp_path: Path, ingested) -> None:
+    mask, sigma, part = BAD[case]
+    good = png(np.full((8, 7), 255, np.uint8))
+    table = {"image": [png(u) for u in U[:3]], "mask": [good, mask or good, good], "sigma": [0.5, sigma, 0.5]}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    source = source_of(str(tmp_path / "x.parquet"))
+    with pytest.raises(ValueError, match=part) as caught:
+        ingested(source, (1, 8, 7))
+    assert "row 1 of x.parquet" in str(caught.value)
+    assert isinstance(caught.value.__cause__, BadImage)
+    assert ingested(source, (1, 8, 7), on_bad=OnBad.SKIP).ids == ("x-0", "x-2")
+
+
+def test_nothing_that_would_falsify_mask_or_noise_is_done(tmp_path: Path, ingested, refused) -> None:
+    source = source_of(stored("bytes", tmp_path))
+    for resize in (Resize.CROP, Resize.STRETCH):
+        with refused("row 0 of x.parquet was damaged", "8x7 pixels", "16x14"):
+            ingested(source, (1, 16, 14), resize=resize)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    table = {"image": [png(U[0], exif=exif.tobytes())], "sigma": [0.5]}
+    pq.write_table(pa.table(table), tmp_path / "turned.parquet")
+    with refused("to be turned"):
+        ingested(source_of(str(tmp_path / "turned.parquet")), (1, 8, 7))
+    table = {"image": [png(np.repeat(U[0][..., None], 3, 2))], "sigma": [0.5]}
+    pq.write_table(pa.table(table), tmp_path / "colour.parquet")
+    with refused("damaged in colour"):
+        ingested(source_of(str(tmp_path / "colour.parquet")), (1, 8, 7), grey=True)
+
+
+def test_damage_that_does_not_fit_the_images_is_refused_with_its_name(tmp_path: Path, ingested, refused) -> None:
+    np.savez(tmp_path / "m.npz", images=U, mask=SEEN[:5])
+    with refused("mask in", "m.npz", "bools (6, 8, 7)"):
+        source_of(str(tmp_path / "m.npz")).pieces()
+    np.savez(tmp_path / "s.npz", images=U, sigma=np.array(["a"] * 6))
+    with refused("sigma in", "floats (6,)"):
+        source_of(str(tmp_path / "s.npz")).pieces()
+    np.save(tmp_path / "a.npy", U)
+    with refused("needs an .npz"):
+        Arrays(str(tmp_path / "a.npy"), sigma="sigma").pieces()
+    ragged = {"image": [png(U[0])], "mask": [[[True], [True, False]]]}
+    pq.write_table(pa.table(ragged), tmp_path / "r.parquet")
+    with pytest.raises(ValueError, match=r"of row 0 of r\.parquet is no array"):
+        ingested(source_of(str(tmp_path / "r.parquet")), (1, 8, 7))
+    folder = tmp_path / "f"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(U[0]))
+    (folder / "a.sigma").write_text("loud")
+    with pytest.raises(ValueError, match=r"f/a\.png has sigma loud"):
+        ingested(source_of(str(folder)), (1, 8, 7))
+    (folder / "a.sigma").write_text("0.5")
+    (folder / "b.png").write_bytes(png(U[1]))
+    with pytest.raises(ValueError, match=r"f/b\.png has sigma None"):
+        ingested(source_of(str(folder)), (1, 8, 7))
+
+
+@pytest.mark.parametrize("name", ["caption", "text"])
+def test_captions_come_from_a_column_or_from_beside_the_image(name: str, tmp_path: Path, ingested) -> None:
+    table = {"image": [png(u) for u in U], name: ["a", "ü", None, "", "e\nf", "g"]}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    source = source_of(str(tmp_path / "x.parquet"))
+    assert source == Parquet(str(tmp_path / "x.parquet"), caption=name)
+    assert ingested(source, (1, 8, 7)).caption == ("a", "ü", "", "", "e\nf", "g")
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.png").write_bytes(png(U[i]))
+    assert source_of(str(folder)) == Folder(str(folder))
+    (folder / "readme.txt").write_text("of no image")
+    assert source_of(str(folder)) == Folder(str(folder))
+    (folder / "1.txt").write_text("one ü\n")
+    source = source_of(str(folder))
+    assert source == Folder(str(folder), captions=True)
+    assert ingested(source, (1, 8, 7)).caption == ("", "one ü", "")
+
+
+def test_captions_survive_shards_and_their_absence_leaves_no_trace() -> None:
+    plain = Examples(("a", "b"), U[:2], np.array([1, -1]))
+    told = Examples(plain.ids, plain.images, plain.label, caption=("one", ""))
+    files = []
+    for examples in (plain, told):
+        file = io.BytesIO()
+        write_shard(file, examples)
+        files.append(file)
+    assert pq.read_schema(files[0]).names == ["id", "image", "label"]
+    assert b"caption" not in files[0].getvalue()
+    assert read_shard(files[0]).caption == ()
+    assert read_shard(files[1]).caption == ("one", "")
+    assert told.take([1, 0]).caption == ("", "one")
+    assert Examples.concat([told, Examples(("c",), U[2:3], caption=("three",))]).caption == ("one", "", "three")
+    with pytest.raises(ValueError, match="some have none"):
+        Examples.concat([told, Examples(("c",), U[2:3])])
+    with pytest.raises(ValueError, match="2 ids and 1 captions"):
+        Examples(plain.ids, plain.images, caption=("one",))
