@@ -83,8 +83,10 @@ class Corrupt(Stage):
 def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:
     """Whether what the corruption shows of 8-bit images is again 8-bit: found out on one random image.
 
-    An operator that is drawn for each row could do to the next what it did not do to this one: False.
+    An operator or noise that is drawn for each row could do to the next what it did not do to this one: False.
     """
+    if not corruption.noiseless:
+        return False
     u = Key(0).fold("probe").numpy().integers(0, 256, (1, *shape))
     y, drawn = corrupt(corruption, torch.from_numpy(u).float() / 127.5 - 1, ["probe"], 0)
     v = (y + 1) * 127.5

@@ -3,6 +3,9 @@
 `draw` puts the randomness of one example's A into a few small arrays that fit in a table row; `at` rebuilds the maps of
 a batch of rows. `corrupt` keys both A and ε ~ N(0, I) by (seed, example id), so an example gets the same bytes alone,
 in any batch, on any worker and after a restart.
+
+Noise that is not white (`sensors.Measured`), filters without a matrix (`blackbox.BlackBox`) and mixtures override
+`simulate` or `measure`, and state the `variance` of what they measure.
 """
 
 from __future__ import annotations
@@ -43,6 +46,26 @@ class Corruption(ABC):
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of A x0, the same for every draw."""
         return shape
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether what is measured is A x0 itself."""
+        return self.noise == 0
+
+    def simulate(self, x0: Tensor, rows: Mapping[str, np.ndarray], key: Key) -> Tensor:
+        """What is measured of one image x0 (1, *) through the operator of its row: (1, *out)."""
+        return self.measure(self.at(rows, tuple(x0.shape[1:]))(x0), key)
+
+    def measure(self, y: Tensor, key: Key) -> Tensor:
+        """What is measured of y = A x0 (1, *out): y + noise · ε."""
+        if self.noise == 0:
+            return y
+        eps = key.numpy().standard_normal(tuple(y.shape), dtype=np.float32)
+        return y + self.noise * torch.from_numpy(eps).to(y)
+
+    def variance(self, y: Tensor, rows: Mapping[str, np.ndarray]) -> Tensor:
+        """Var[measured | A x0 = y] of each number of y (B, *out), in units of [-1, 1] images squared."""
+        return torch.full_like(y, self.noise**2)
 
 
 @dataclass(frozen=True)
@@ -116,11 +139,8 @@ def corrupt(corruption: Corruption, x0: Tensor, ids: Sequence[str], seed: int) -
     # One by one and copied: matrix products and FFTs may change their last bit with batch size or memory alignment.
     for name, x in zip(ids, x0.split(1), strict=True):
         row = corruption.draw(shape, Key(seed).fold("corrupt", name))
-        A = corruption.at({k: np.asarray(v)[None] for k, v in row.items()}, shape)
-        y = A(x.clone(memory_format=torch.contiguous_format))
-        if corruption.noise > 0:
-            eps = Key(seed).fold("noise", name).numpy().standard_normal(tuple(y.shape), dtype=np.float32)
-            y = y + corruption.noise * torch.from_numpy(eps).to(y)
-        out.append(y)
+        drawn = {k: np.asarray(v)[None] for k, v in row.items()}
+        alone = x.clone(memory_format=torch.contiguous_format)
+        out.append(corruption.simulate(alone, drawn, Key(seed).fold("noise", name)))
         rows.append(row)
     return torch.cat(out), {k: np.stack([np.asarray(row[k]) for row in rows]) for k in rows[0]}

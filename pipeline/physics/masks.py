@@ -62,6 +62,16 @@ class Masked(LinearMap):
         return self(y)
 
 
+def inside(boxes: np.ndarray, shape: Shape) -> Tensor:
+    """Which pixels lie in any of the boxes (B, n, 4) of (top, left, height, width): bools (B, 1..., H, W)."""
+    H, W = shape[-2:]
+    top, left, height, width = torch.from_numpy(boxes.astype(np.int64)).permute(2, 0, 1)[..., None]
+    i, j = torch.arange(H), torch.arange(W)
+    down, across = (top <= i) & (i < top + height), (left <= j) & (j < left + width)
+    union = (down[..., :, None] & across[..., None, :]).any(1)
+    return union.reshape(-1, *(1,) * (len(shape) - 2), H, W)
+
+
 @dataclass(frozen=True)
 class PixelMask(Corruption):
     """Each pixel is hidden with probability p in [0, 1), all its channels together or each by itself.
@@ -118,14 +128,39 @@ class BoxMask(Corruption):
 
     def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
         self._require_image(shape)
-        H, W = shape[-2:]
-        top, left, height, width = torch.from_numpy(column(rows, "box", width=4).astype(np.int64)).T[..., None]
-        i, j = torch.arange(H), torch.arange(W)
-        hidden_rows = (top <= i) & (i < top + height)
-        hidden_columns = (left <= j) & (j < left + width)
-        seen = ~(hidden_rows[:, :, None] & hidden_columns[:, None, :])
-        return Masked(shape, seen.reshape(-1, *(1,) * (len(shape) - 2), H, W))
+        return Masked(shape, ~inside(column(rows, "box", width=4)[:, None], shape))
 
     def _require_image(self, shape: Shape) -> None:
         if len(shape) < 2:
             raise ValueError(f"BoxMask needs an image shape (..., H, W), got {shape}.")
+
+
+@dataclass(frozen=True)
+class LineMask(Corruption):
+    """Each row of pixels, or each column, is hidden with probability p in [0, 1), in all channels and frames alike.
+
+    Images are (..., H, W). A row holds the lines seen as packed bits.
+    """
+
+    p: float
+    columns: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.p < 1:
+            raise ValueError(f"LineMask.p is the probability to hide a line, 0 <= p < 1, got {self.p}.")
+
+    def _lines(self, shape: Shape) -> int:
+        if len(shape) < 2:
+            raise ValueError(f"LineMask needs an image shape (..., H, W), got {shape}.")
+        return shape[-1] if self.columns else shape[-2]
+
+    def draw(self, shape: Shape, key: Key) -> Row:
+        return {"lines": np.packbits(key.numpy().random(self._lines(shape)) >= self.p)}
+
+    def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
+        lines = self._lines(shape)
+        packed = column(rows, "lines", width=-(-lines // 8)).astype(np.uint8, copy=False)
+        seen = torch.from_numpy(np.unpackbits(packed, axis=1, count=lines).astype(bool))
+        last = (1, lines) if self.columns else (lines, 1)
+        return Masked(shape, seen.reshape(-1, *(1,) * (len(shape) - 2), *last))

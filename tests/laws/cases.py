@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cases_masks
 import torch
 from torch import Tensor
 
@@ -82,7 +83,7 @@ MAPS: dict[str, LinearMap] = {
     "rank 3": Blend(),
     "fading": Fading(),
     "rank 3 of a crop": Blend() @ Crop(COLOUR, 1, 2, 2, 2),
-}
+} | cases_masks.MAPS
 
 CORRUPTIONS: dict[str, tuple[Corruption, Shape]] = {
     "clean": (Clean(), IMAGE),
@@ -96,4 +97,4 @@ CORRUPTIONS: dict[str, tuple[Corruption, Shape]] = {
     "pixels of a clip": (PixelMask(0.5, noise=0.1), CLIP),
     "box": (BoxMask(0.25, 0.75, noise=0.1), COLOUR),
     "box in a clip": (BoxMask(0.0, 1.0), CLIP),
-}
+} | cases_masks.CORRUPTIONS
