@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.pictures import bars, curves, grid
-from pipeline.engine.report import Part, Report
+from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.store import Artifact
 from stages.corrupt import load
@@ -61,12 +61,12 @@ class Compare(Stage):
         report = Report(self.title, [self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
-        report.parts.append(Part("Samples", ["The same starting noise for each model."], pictures=drawn))
+        report.parts.append(Section("Samples", ["The same starting noise for each model."], pictures=drawn))
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
-        report.parts.append(Part("What they learned from", pictures=shown))
+        report.parts.append(Section("What they learned from", pictures=shown))
         report.parts += self._calibration(at)
         cards = {c.name: found[c.name]["cards"] for c in self.contestants}
-        report.parts.append(Part("How it was measured", code=json.dumps(cards, indent=1, ensure_ascii=False)))
+        report.parts.append(Section("How it was measured", code=json.dumps(cards, indent=1, ensure_ascii=False)))
         for part in report.parts:
             for caption, png in part.pictures:
                 at.tracker.picture(f"{caption}.png", png)
@@ -92,13 +92,13 @@ class Compare(Stage):
             text += f", {100 * metrics['gap_closed']:.0f}% of the way to {self.ceiling}"
         return text + "."
 
-    def _numbers(self, found: dict[str, dict[str, Any]]) -> Part:
+    def _numbers(self, found: dict[str, dict[str, Any]]) -> Section:
         rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
         card = next(iter(found.values()))["cards"]["frechet"]
         sigma = next(iter(found.values()))["sigma"]
         base = np.array(found[self.against]["mse"])
         relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
-        return Part(
+        return Section(
             "Numbers",
             [f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."],
             ["model", "denoising error", "Fréchet distance"],
@@ -115,14 +115,14 @@ class Compare(Stage):
             ],
         )
 
-    def _calibration(self, at: Context) -> list[Part]:
+    def _calibration(self, at: Context) -> list[Section]:
         if self.calibration is None or self.base is None:
             return []
         base, residual = at.open(self.base).json("calibration.json"), at.open(self.calibration).json("calibration.json")
         names = self.names or tuple(str(i) for i in range(len(base["view_error"])))
         errors = dict(zip(names, base["view_error"], strict=True))
         return [
-            Part(
+            Section(
                 "Views and residual",
                 [f"{base['unseen_share']:.1%} of the variance is seen by no view."],
                 pictures=[

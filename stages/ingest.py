@@ -18,7 +18,7 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import operator_row
-from pipeline.data.images import BadImage, Fit, Resize, decode, header
+from pipeline.data.images import BadImage, Framing, Resize, decode, header
 from pipeline.data.records import Examples
 from pipeline.data.sources import Piece, Source
 from pipeline.engine.shards import map_shards
@@ -114,7 +114,7 @@ def snapshot(source: Source) -> str:
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
     ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
-    mode, fit = "L" if stage.shape[0] == 1 else "RGB", Fit((stage.shape[-2], stage.shape[-1]), stage.resize)
+    mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
         try:
             pixels, head = decode(raw.image, raw.name, mode, fit), header(raw.image, raw.name)

@@ -41,7 +41,7 @@ class Resize(Enum):
 
 
 @dataclass(frozen=True)
-class Fit:
+class Framing:
     """Brings an image to `size` (H, W) pixels, or leaves it as it is where `size` is None.
 
     FAIL refuses any other size; CROP scales the short side and keeps the centre; STRETCH scales each side by itself.
@@ -102,7 +102,9 @@ def header(image: Stored, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     return Header("L" if picture.mode in GREY else "RGB", size, picture.mode, animated, orientation in range(2, 9))
 
 
-def decode(image: Stored, name: str, mode: str = "RGB", fit: Fit = Fit(), max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    image: Stored, name: str, mode: str = "RGB", fit: Framing = Framing(), max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3).
 
     A clip's frames become (C, T, H, W); all must have one size.

@@ -54,7 +54,7 @@ class View:
             raise ValueError(f"the view shows {self.map.out_shape} but its model is for {self.model.shape}")
 
 
-class Seen(NamedTuple):
+class Evidence(NamedTuple):
     """What the views say of x: their combination (B, C, *), and each one's lifted objection to it (B, K·C, *)."""
 
     mean: Tensor
@@ -105,13 +105,13 @@ class Base(Network):
         """D_base(x, σ) (B, *)."""
         return self.see(x, sigma, cond).mean
 
-    def see(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Seen:
+    def see(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Evidence:
         """D_base and what each view objects to it."""
         shown = self.shown(x, sigma, cond)
         mean = self.combine(x, sigma, shown)
         gains = self.config.bins.read(self.stack, sigma)
         mean = mean + _sum(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, shown), strict=True))
-        return Seen(mean, torch.cat(self.lifts(mean, shown), 1))
+        return Evidence(mean, torch.cat(self.lifts(mean, shown), 1))
 
     def shown(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> list[Tensor]:
         """Each view's own estimate D_k(A_k x) (B, *out_k)."""
@@ -156,7 +156,7 @@ class Residual(nn.Module):
         channels = config.shape[0]
         self.net = config.backbone.build(tuple(config.shape), (2 + config.views) * channels, channels)
 
-    def forward(self, x: Tensor, sigma: Tensor, seen: Seen, unit: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, seen: Evidence, unit: Tensor, cond: Tensor | None = None) -> Tensor:
         """F (B, *) in units of c_r = `unit` (B,), from features of at most about unit variance."""
         s, unit = self.config.sigma_data, expand(unit, x)
         scaled = (x - seen.mean) * expand((sigma**2 + s**2).rsqrt(), x)

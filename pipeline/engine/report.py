@@ -36,7 +36,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 
 
 @dataclass
-class Part:
+class Section:
     """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text."""
 
     title: str
@@ -53,7 +53,7 @@ class Report:
 
     title: str
     lead: Sequence[str] = ()
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Section] = field(default_factory=list)
 
     def html(self) -> str:
         """The page; everything that is not ours is escaped."""

@@ -58,7 +58,7 @@ class LinearMap(ABC):
 
     def __matmul__(self, inner: LinearMap) -> LinearMap:
         """The product A @ B, x ↦ A(B(x))."""
-        return Composed(self, inner) if isinstance(inner, LinearMap) else NotImplemented
+        return Product(self, inner) if isinstance(inner, LinearMap) else NotImplemented
 
     def __rmul__(self, factor: float) -> LinearMap:
         """The multiple c A, x ↦ c A(x)."""
@@ -112,7 +112,7 @@ class Identity(LinearMap):
 
 
 @dataclass(frozen=True)
-class Composed(LinearMap):
+class Product(LinearMap):
     """The product x ↦ outer(inner(x)); orthonormal when both factors are."""
 
     outer: LinearMap

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.engine.pictures import bars, curves, grid
-from pipeline.engine.report import Part, Report
+from pipeline.engine.report import Report, Section
 from stages.compare import _as_pixels, _first
 
 
@@ -49,7 +49,7 @@ def test_values_beyond_the_range_are_brought_into_it():
 def test_a_report_is_one_file_that_escapes_what_it_is_given():
     evil = "<script>alert(1)</script>"
     png = grid(np.zeros((1, 1, 2, 2), np.uint8))
-    page = Report(evil, [evil], [Part(evil, [evil], [evil], [[evil, 0.123456, 3]], [(evil, png)], evil)]).html()
+    page = Report(evil, [evil], [Section(evil, [evil], [evil], [[evil, 0.123456, 3]], [(evil, png)], evil)]).html()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 10
     assert base64.b64encode(png).decode() in page

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from pipeline.data.images import BadImage, Fit, Resize, decode, header
+from pipeline.data.images import BadImage, Framing, Resize, decode, header
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
 
@@ -186,12 +186,12 @@ def test_bombs_are_refused_before_anything_is_allocated(tmp_path) -> None:
 
 
 def test_fail_wants_one_size_and_says_what_else_there_is(refused) -> None:
-    fit = Fit((6, 9))
+    fit = Framing((6, 9))
     assert decode(RGB, "a", fit=fit).shape == (3, 6, 9)
     with refused("a.png is 6x9 pixels where 9x6 was expected", "resize=crop") as _:
-        decode(RGB, "a.png", fit=Fit((9, 6)))
+        decode(RGB, "a.png", fit=Framing((9, 6)))
     with pytest.raises(ValueError) as caught:
-        decode(RGB, "a.png", fit=Fit((9, 6)))
+        decode(RGB, "a.png", fit=Framing((9, 6)))
     assert not isinstance(caught.value, BadImage)
 
 
@@ -199,7 +199,7 @@ def test_fail_wants_one_size_and_says_what_else_there_is(refused) -> None:
 @pytest.mark.parametrize("shape", [(64, 64), (61, 37), (1, 50), (50, 1), (1, 1)])
 @pytest.mark.parametrize("resize", [Resize.CROP, Resize.STRETCH])
 def test_any_size_becomes_the_asked_one_and_a_constant_stays_constant(size, shape, resize) -> None:
-    out = decode(np.full(shape, 77, np.uint8), "a", "L", Fit(size, resize))
+    out = decode(np.full(shape, 77, np.uint8), "a", "L", Framing(size, resize))
     assert out.shape == (1, *size)
     assert (out == 77).all()
 
@@ -207,22 +207,22 @@ def test_any_size_becomes_the_asked_one_and_a_constant_stays_constant(size, shap
 def test_crop_keeps_the_centre_and_stretch_keeps_all() -> None:
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 200
-    assert (decode(wide, "a", "L", Fit((10, 10), Resize.CROP)) == 200).all()
-    squeezed = decode(wide, "a", "L", Fit((10, 10), Resize.STRETCH))[0]
+    assert (decode(wide, "a", "L", Framing((10, 10), Resize.CROP)) == 200).all()
+    squeezed = decode(wide, "a", "L", Framing((10, 10), Resize.STRETCH))[0]
     assert squeezed[:, 5].min() > 190
     assert squeezed[:, 0].max() < 30
 
 
 def test_shrinking_does_not_alias() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    out = decode(stripes, "a", "L", Fit((16, 16), Resize.STRETCH)).astype(int)
+    out = decode(stripes, "a", "L", Framing((16, 16), Resize.STRETCH)).astype(int)
     assert abs(out - 127).max() <= 20
 
 
 def test_impossible_choices_are_refused(refused) -> None:
     with refused("both positive"):
-        Fit((0, 4))
+        Framing((0, 4))
     with refused("resize=crop needs a size"):
-        Fit(resize=Resize.CROP)
+        Framing(resize=Resize.CROP)
     with refused("mode='HSV'"):
         decode(RGB, "a", "HSV")
