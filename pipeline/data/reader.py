@@ -49,7 +49,7 @@ def batches(
     return (order(len(examples), seed, start + k * batch + rank * share, share) for k in numbers())
 
 
-@lru_cache(maxsize=2)  # a batch may reach over the end of its epoch
+@lru_cache(maxsize=32)  # a batch may reach over the end of its epoch, and several sets may be read in turn
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     words = Key(seed).fold("order", epoch).numpy().bit_generator.random_raw(n)
     permutation = np.argsort(words, kind="stable")
