@@ -1,4 +1,4 @@
-"""Luminance: colour seen as brightness, y = wᵀ x with the weights of ITU-R BT.601; A Aᵀ = |w|² I, so A⁺ = w yᵀ / |w|²."""
+"""Luminance: colour seen as brightness, y = wᵀ x with the weights of ITU-R BT.601; A Aᵀ = |w|² I, A⁺ = w / |w|²."""
 
 from __future__ import annotations
 

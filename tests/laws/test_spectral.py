@@ -40,8 +40,8 @@ def test_two_gaussian_blurs_are_one_whose_variances_add():
     torch.testing.assert_close(twice, GaussianBlur(SHAPE, 0.5)(x), rtol=0, atol=1e-12)
 
 
-def test_motion_over_whole_pixels_is_their_trapezoid_mean_for_slow_waves():
-    """h = sin(u)/u; against the mean of many shifted copies of a wave, taken from the wave's formula."""
+def test_motion_blur_is_the_mean_of_a_wave_along_the_line():
+    """Against the mean of many shifted copies, taken from the wave's formula."""
     A = MotionBlur(SHAPE, 5.0)
     shifts = (torch.arange(20_000).double() + 0.5) / 20_000 * 5 - 2.5
     angle = 2 * math.pi * 2 * (COLUMNS[None] + shifts[:, None, None]) / 16
