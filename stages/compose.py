@@ -156,7 +156,7 @@ def _save(stage: TrainResidual, base: Artifact, held: Artifact, state: State) ->
     if stage.regularisation.gate:
         judge = load(held)
         key = Key(stage.seed).fold("gate")
-        composed.gate.copy_(gates(module, net, judge.x().to(device), judge.ids, key, draws=64))
+        composed.gate.copy_(gates(module, net, judge.x().to(device), judge.ids, key, draws=32))
     found = {
         "sigma": module.config.bins.centres().tolist(),
         "scale": module.scale.tolist(),

@@ -157,9 +157,10 @@ def gates(base: Base, residual: Residual, x0: Tensor, ids: Sequence[str], key: K
 
 
 def _noised(x0: Tensor, ids: Sequence[str], key: Key, draws: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(x0), batch):
-        clean, names = x0[start : start + batch], ids[start : start + batch]
-        generators = [key.fold("calibrate", name).torch() for name in names]
-        for _ in range(draws):
-            z = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
-            yield z.to(clean), clean
+    """Noise and images, every image `draws` times, in batches of about `batch` rows however few images there are."""
+    images = max(1, batch // draws)
+    for start in range(0, len(x0), images):
+        clean, names = x0[start : start + images], ids[start : start + images]
+        shape = (draws, *clean.shape[1:])
+        z = torch.cat([torch.randn(shape, generator=key.fold("calibrate", name).torch()) for name in names])
+        yield z.to(clean), clean.repeat_interleave(draws, 0)

@@ -139,7 +139,7 @@ def partial_views(
         names.insert(0, "joint")
 
     one = replace(scale, workers=1)
-    base = step(Combine(tuple(seen), few, judges, draws=64, seed=seed), "base", one)
+    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed), "base", one)
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models

@@ -18,10 +18,10 @@ GOLDEN = {
     "data/left": "4bf2d4d6da972c07b36d",
     "view/left": "686da934ed6b446c8d7a",
     "joint": "e6721f6128a7f809f364",
-    "base": "d4efebda1e1989882f5b",
-    "composed": "33309020b7a6fe02e9e7",
+    "base": "4224b4c9658111e34625",
+    "composed": "cc7640fbb4be3bc20c6b",
     "evaluate/ceiling": "64ea6209bb24ac4a65f1",
-    "report": "f6cb19a7b695c94dd81e",
+    "report": "34e154fab005b35da554",
 }
 
 SMALL = [
