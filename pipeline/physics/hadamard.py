@@ -1,7 +1,10 @@
 """Compressed sensing by a fast transform: a few random rows of a Walsh-Hadamard matrix behind random signs.
 
-Each channel and frame of N = H W pixels, N a power of two, is measured as y = S H D x / √N: D flips signs, H is the
-Hadamard matrix in N log N additions, S keeps `count` rows. The rows are orthonormal, so noise stays white and A⁺ = Aᵀ.
+Each channel and frame of N pixels is measured as y = S H D E x / √M, with M the power of two from N on: E appends M - N
+zeros, D flips signs, H is the Hadamard matrix in M log M additions, S keeps `count` rows. If N = M the rows are
+orthonormal, noise stays white and A⁺ = Aᵀ. Else two rows i and j of H multiply to the row of i xor j, so that
+A Aᵀ = w[i xor j] / M with w = H (1 on N pixels, 0 on the zeros): the singular values are the roots of its eigenvalues,
+all in [0, 1] and at least count + N - M of them 1; A⁺ = Aᵀ (A Aᵀ)⁺.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption, Row, column
@@ -30,19 +34,28 @@ def transform(x: Tensor) -> Tensor:
     return h.reshape(x.shape)
 
 
+def sizes(owner: str, shape: Shape) -> tuple[int, int]:
+    """N, the pixels of one channel, and M, the power of two from N on. Raises ValueError for no image."""
+    require_axes(owner, shape, 2, "(..., H, W)")
+    pixels = shape[-2] * shape[-1]
+    return pixels, 1 << (pixels - 1).bit_length()
+
+
 @dataclass(frozen=True, eq=False)
 class HadamardRows(LinearMap):
-    """`signs` (B or 1, N) of ±1 and the `picks` (B or 1, count) of the rows that are kept, each once."""
+    """`signs` (B or 1, N) of ±1 and the `picks` (B or 1, count) of the rows kept, each once, from 0 to M - 1."""
 
     shape: Shape
     signs: Tensor
     picks: Tensor
-    orthonormal = True
 
     def __post_init__(self) -> None:
-        pixels = _pixels("HadamardRows", self.shape)
+        pixels, length = sizes("HadamardRows", self.shape)
         if self.signs.shape != (len(self.picks), pixels) or self.picks.ndim != 2 or not self.picks.numel():
             raise ValueError(f"HadamardRows needs signs (B, {pixels}) and picks (B, count) of one B of at least 1.")
+        ordered = self.picks.sort(-1).values
+        if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= length or not ordered.diff().all():
+            raise ValueError(f"HadamardRows needs distinct picks from 0 to {length - 1} in each row of picks.")
 
     @property
     def in_shape(self) -> Shape:
@@ -56,6 +69,26 @@ class HadamardRows(LinearMap):
     def rows(self) -> int:
         return len(self.picks)
 
+    @property
+    def length(self) -> int:
+        """M, the power of two from N on."""
+        return sizes("HadamardRows", self.shape)[1]
+
+    @property
+    def orthonormal(self) -> bool:
+        return self.length == self.signs.shape[1]
+
+    @property
+    def gram(self) -> Tensor:
+        """A Aᵀ of one channel, (B or 1, count, count) in float64; its entries are whole numbers over M."""
+        w = transform((torch.arange(self.length, device=self.picks.device) < self.signs.shape[1]).double())
+        return w[self.picks[:, :, None] ^ self.picks[:, None, :]] / self.length
+
+    @property
+    def singular_values(self) -> Tensor:
+        """Those of A on one channel, the largest first: (B or 1, count) in float64."""
+        return torch.linalg.eigvalsh(self.gram).clamp(min=0).sqrt().flip(-1)
+
     def _per_channel(self, rows: Tensor, like: Tensor) -> Tensor:
         spread = rows.to(like.device).reshape(len(rows), *(1,) * (len(self.shape) - 2), -1)
         return spread.expand(len(like), *self.shape[:-2], -1)
@@ -63,14 +96,24 @@ class HadamardRows(LinearMap):
     def __call__(self, x: Tensor) -> Tensor:
         self.check(x, self.in_shape)
         flat = x.flatten(-2) * self._per_channel(self.signs, x).to(x)
-        return transform(flat).gather(-1, self._per_channel(self.picks, x)) / math.sqrt(flat.shape[-1])
+        padded = pad(flat, (0, self.length - flat.shape[-1]))
+        return transform(padded).gather(-1, self._per_channel(self.picks, x)) / math.sqrt(self.length)
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check(y, self.out_shape)
-        n = self.signs.shape[1]
-        full = y.new_zeros(len(y), *self.shape[:-2], n).scatter(-1, self._per_channel(self.picks, y), y)
-        back = transform(full) * self._per_channel(self.signs, y).to(y) / math.sqrt(n)
+        full = y.new_zeros(len(y), *self.shape[:-2], self.length).scatter(-1, self._per_channel(self.picks, y), y)
+        seen = transform(full)[..., : self.signs.shape[1]]
+        back = seen * self._per_channel(self.signs, y).to(y) / math.sqrt(self.length)
         return back.reshape(len(y), *self.shape)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Aᵀ (A Aᵀ)⁺ y; singular values below a millionth of the largest count as 0."""
+        if self.orthonormal:
+            return self.adjoint(y)
+        self.check(y, self.out_shape)
+        inverse = torch.linalg.pinv(self.gram, rtol=1e-12, hermitian=True).to(y)
+        flat = y.reshape(len(y), -1, y.shape[-1])
+        return self.adjoint((flat @ inverse).reshape(y.shape))
 
 
 @dataclass(frozen=True)
@@ -80,7 +123,7 @@ class Hadamard(Corruption):
     count: int
 
     def out_shape(self, shape: Shape) -> Shape:
-        pixels = _pixels("Hadamard", shape)
+        pixels, _ = sizes("Hadamard", shape)
         if not 1 <= self.count <= pixels:
             raise ValueError(f"Hadamard.count must be from 1 to the {pixels} pixels of a channel, got {self.count}.")
         return (*shape[:-2], self.count)
@@ -91,20 +134,10 @@ class Hadamard(Corruption):
 
     def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
         self.out_shape(shape)
-        pixels = _pixels("Hadamard", shape)
+        pixels, length = sizes("Hadamard", shape)
         signs, picks = [], []
         for number in column(rows, "patterns", width=1)[:, 0]:
-            words = Key(int(number)).fold("hadamard").numpy().bit_generator.random_raw(2 * pixels)
+            words = Key(int(number)).fold("hadamard").numpy().bit_generator.random_raw(2 * length)
             signs.append(np.where(words[:pixels] >> 63, 1, -1))
-            picks.append(np.argsort(words[pixels:], kind="stable")[: self.count])
+            picks.append(np.argsort(words[length:], kind="stable")[: self.count])
         return HadamardRows(shape, torch.from_numpy(np.stack(signs)), torch.from_numpy(np.stack(picks)))
-
-
-def _pixels(owner: str, shape: Shape) -> int:
-    require_axes(owner, shape, 2, "(..., H, W)")
-    pixels = shape[-2] * shape[-1]
-    if pixels & (pixels - 1):
-        raise ValueError(
-            f"{owner} needs images whose number of pixels is a power of two, got {shape[-2:]}: resize them."
-        )
-    return pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cases_lines
 import cases_masks
 import cases_spectral
 import torch
@@ -86,6 +87,7 @@ MAPS: dict[str, LinearMap] = (
         "fading": Fading(),
         "rank 3 of a crop": Blend() @ Crop(COLOUR, 1, 2, 2, 2),
     }
+    | cases_lines.MAPS
     | cases_masks.MAPS
     | cases_spectral.MAPS
 )
@@ -104,6 +106,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, Shape]] = (
         "box": (BoxMask(0.25, 0.75, noise=0.1), COLOUR),
         "box in a clip": (BoxMask(0.0, 1.0), CLIP),
     }
+    | cases_lines.CORRUPTIONS
     | cases_masks.CORRUPTIONS
     | cases_spectral.CORRUPTIONS
 )

@@ -254,6 +254,7 @@ def test_a_condition_is_the_same_alone_in_a_batch_and_from_json(condition):
         (lambda: Jpeg()(torch.full((1, 1, 4, 4), float("nan"))), "finite images"),
         (lambda: Gamma(0.0), "Gamma.gamma"),
         (lambda: Symmetric(1.5, 3), "Symmetric.ratio is a share from 0 to 1, got 1.5"),
+        (lambda: Swap(-0.1), "Swap.ratio is a share from 0 to 1, got -0.1"),
         (lambda: Symmetric(0.5, 1), "at least 2"),
         (lambda: Symmetric(0.5, 3)(3, Key(0)), "labels 0 to 2, got 3"),
         (lambda: ClassMap(0.5, (0, 2)), "from 0 to 1, got (0, 2)"),

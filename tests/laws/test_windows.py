@@ -189,7 +189,7 @@ def test_a_logo_is_read_from_its_picture_with_its_alpha(tmp_path):
         (lambda: Watermark((), ()), "alpha (h, w) and colour (C, h, w)"),
         (lambda: Watermark(((0.5,),), (((0.5, 0.1),),)), "one and the same h and w"),
         (lambda: Watermark(((1.5,),), (((0.5,),),)), "alpha in [0, 1]"),
-        (lambda: Watermark(((0.5,),), (((255.0,),),)), "u / 127.5 - 1"),
+        (lambda: Watermark(((0.5,),), (((1.5,),),)), "u / 127.5 - 1"),
         (lambda: Watermark(((0.5,),), (((0.5,),),), dilation=-1), "dilation >= 0"),
         (lambda: LOGO.at({}, IMAGE), "3 channels"),
         (lambda: LOGO.at({}, (3, 1, 6)), "do not hold it"),
