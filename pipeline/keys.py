@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,21 @@ class Key:
 
     def bits(self) -> bytes:
         """128 bits that only this seed and path have (BLAKE2b; each part is tagged and length-prefixed)."""
+        return self._digest().digest()
+
+    def bits_of(self, names: Iterable[str | int]) -> Iterator[bytes]:
+        """`fold(name).bits()` of each name, for many: the path that they share is digested once."""
+        shared = self._digest()
+        for name in names:
+            digest = shared.copy()
+            digest.update(_part(name))
+            yield digest.digest()
+
+    def _digest(self) -> hashlib.blake2b:
         digest = hashlib.blake2b(struct.pack("<q", self.seed), digest_size=16, person=b"kintsugi.keys")
         for name in self.path:
-            kind, text = (b"s", name.encode()) if isinstance(name, str) else (b"i", b"%d" % operator.index(name))
-            digest.update(kind + struct.pack("<Q", len(text)) + text)
-        return digest.digest()
+            digest.update(_part(name))
+        return digest
 
     def integer(self) -> int:
         """A seed in [0, 2⁶³) for libraries that take one."""
@@ -56,3 +67,8 @@ class Key:
         import torch
 
         return torch.Generator(device=device).manual_seed(self.integer())
+
+
+def _part(name: str | int) -> bytes:
+    kind, text = (b"s", name.encode()) if isinstance(name, str) else (b"i", b"%d" % operator.index(name))
+    return kind + struct.pack("<Q", len(text)) + text

@@ -1,26 +1,31 @@
 """Corrupt: part of an ingested set, seen through a corruption; the clean originals stay behind.
 
 Which rows a part has is a pure function of their ids: ranked by a keyed hash, a part is a range of ranks. Parts with
-one seed and ranges that do not meet have no image in common.
+one seed and ranges that do not meet have no image in common. The two rows at a part's ends are found first
+(`pipeline/data/ranks.py`); then whoever holds a row knows whether it is in the part.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
+from pipeline.data.ids import Sweep, groups, ids_of
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.ranks import Between, between
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
 from pipeline.engine.shards import map_shards
+from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Clean, Corruption, corrupt
 from pipeline.store import Artifact
-from stages.ingest import describe
+
+WIDEST = 1024  # shards of which a piece gathers its rows, at most
 
 
 @dataclass(frozen=True)
@@ -35,21 +40,27 @@ class Part:
         if self.first < 0 or (self.count is not None and self.count < 1):
             raise ValueError(f"first is {self.first} and count is {self.count}: give first >= 0 and count >= 1")
 
-    def choose(self, ids: list[str]) -> list[int]:
-        """The positions of the part's rows among `ids`, ascending. Raises: ValueError: there are too few."""
-        ranked = sorted(range(len(ids)), key=lambda i: (Key(self.seed).fold("split", ids[i]).bits(), ids[i]))
-        end = len(ids) if self.count is None else self.first + self.count
-        if end > len(ids) or self.first >= end:
+    def end(self, rows: int) -> int:
+        """The rank behind the part's last, in a set of `rows`. Raises: ValueError: there are too few."""
+        end = rows if self.count is None else self.first + self.count
+        if end > rows or self.first >= end:
             raise ValueError(
-                f"there are {len(ids)} images and part {self.first}..{end - 1} was asked for: "
+                f"there are {rows} images and part {self.first}..{end - 1} was asked for: "
                 "ask for fewer clean images or fewer a view"
             )
-        return sorted(ranked[self.first : end])
+        return end
+
+    def of(self, manifest: Manifest, data: Artifact, sweep: Sweep) -> Between:
+        """Which rows of a set are the part's."""
+        key = Key(self.seed).fold("split")
+        return between(key, self.first, self.end(manifest.rows), manifest, data.place.open, sweep)
 
 
 @dataclass(frozen=True)
 class Corrupt(Stage):
     """Rows (id, y, operator row) with y = A x0 + noise z, keyed by (seed, id)."""
+
+    version: ClassVar[int] = 2  # 2: shards.npy, and few rows of many shards packed into one
 
     data: Step
     part: Part = Part()
@@ -58,26 +69,20 @@ class Corrupt(Stage):
 
     def run(self, at: Context) -> None:
         clean = at.open(self.data)
-        described = clean.json("dataset.json")
-        damage = described.get("damage", [])
+        told = Manifest.open(clean.file)
+        damage = told.more.get("damage", [])
         if damage and not isinstance(self.corruption, Clean):
             raise ValueError(
                 f"these images arrived already damaged ({', '.join(damage)} beside them): take them as they are, or "
                 "ingest undamaged ones to corrupt"
             )
-        ids = clean.json("ids.json")
-        chosen = set(self.part.choose([i for group in ids.values() for i in group]))
-        pieces, start = [], 0
-        for name, group in ids.items():
-            rows = tuple(i - start for i in range(start, start + len(group)) if i in chosen)
-            start += len(group)
-            if rows:
-                pieces.append((name, rows))
-        shape = tuple(described["shape"])
-        reports = map_shards(partial(_corrupt, self, clean, keeps_bytes(self.corruption, shape)), pieces, at)
-        shown = self.corruption.out_shape(shape)
-        dtype = "uint8" if keeps_bytes(self.corruption, shape) else "float16"
-        describe(at.out, reports, shown, dtype, {"damage": damage} if damage else {})
+        shown, uint8 = self.corruption.out_shape(told.shape), keeps_bytes(self.corruption, told.shape)
+        chosen = self.part.of(told, clean, partial(sweep, at=at))
+        size = self.part.end(told.rows) - self.part.first
+        pieces = groups(told.filled(), min(told.rows // size, WIDEST))
+        counts = map_shards(partial(_corrupt, self, clean, uint8, chosen), pieces, at)
+        more = {"damage": damage} if damage else {}
+        Manifest.of(counts, shown, "uint8" if uint8 else "float16", more).write(at.out)
 
 
 def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:
@@ -95,13 +100,23 @@ def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:
 
 def load(data: Artifact) -> Examples:
     """All rows of a set, in memory."""
-    return Examples.concat([read_shard(data.file(shard["name"])) for shard in data.json("dataset.json")["shards"]])
+    manifest = Manifest.open(data.file)
+    return Examples.concat([read_shard(data.file(name(i)), name(i)) for i in manifest.filled().tolist()])
 
 
 def _corrupt(
-    stage: Corrupt, clean: Artifact, uint8: bool, piece: tuple[str, tuple[int, ...]]
-) -> tuple[Examples, dict[str, Any]]:
-    name, rows = piece
-    seen = read_shard(clean.file(name)).take(np.asarray(rows))
+    stage: Corrupt, clean: Artifact, uint8: bool, chosen: Between, piece: tuple[int, ...]
+) -> tuple[Examples | None, dict[str, Any]]:
+    found = []
+    for i in piece:
+        (ids,) = ids_of(clean.place.open, [i])  # first: most shards have none of a small part's rows
+        if len(rows := chosen.places(ids)):
+            shard = read_shard(clean.file(name(i)), name(i))
+            if list(shard.ids) != ids:
+                raise ValueError(f"{name(i)} of {clean.address} changed while it was read: run again")
+            found.append(shard.take(rows))
+    if not found:
+        return None, {}
+    seen = Examples.concat(found)
     y, operator = corrupt(stage.corruption, seen.x(), seen.ids, stage.seed)
     return Examples.from_x(seen.ids, y, seen.label, seen.operator | operator, uint8, seen.caption), {}

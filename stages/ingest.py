@@ -2,6 +2,7 @@
 
 A file that cannot be used is handled by `on_bad`: `FAIL` stops at the first; `SKIP` leaves it out; `QUARANTINE` keeps
 its bytes under `quarantine/` as well. What was left out stands in `skipped.json`; more than `budget` of it is an error.
+What is held of a set while it is made are its pieces and some numbers for each, never its ids or its rows.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import operator_row
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
+from pipeline.data.manifest import Manifest
 from pipeline.data.records import Examples
 from pipeline.data.sources import Piece, Source
-from pipeline.engine.shards import map_shards
+from pipeline.data.unique import check_unique
+from pipeline.engine.shards import Report, map_shards, report_of
+from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage
 from pipeline.place import Place
 
@@ -36,7 +40,7 @@ class OnBad(Enum):
 
 @dataclass(frozen=True)
 class Ingest(Stage):
-    """Rows (id, image, label) of one shape from a source; `ids.json` lists the ids of each shard.
+    """Rows (id, image, label) of one shape from a source; no id occurs twice.
 
     Rows keep their captions where the source has them, and as operator columns the mask and sigma of images that were
     damaged before they arrived: those are taken as they are, and a resize of them is refused.
@@ -51,6 +55,8 @@ class Ingest(Stage):
         budget: the largest share of the files that may be left out, in [0, 1].
         snapshot: what `snapshot(source)` said when the step was planned, so that changed files are read again.
     """
+
+    version: ClassVar[int] = 2  # 2: shards.npy instead of lists of ids and shards
 
     source: Source
     shape: tuple[int, ...]
@@ -69,35 +75,28 @@ class Ingest(Stage):
 
     def run(self, at: Context) -> None:
         pieces = self.source.pieces()
-        reports = map_shards(partial(_ingest, self, at.out), pieces, at)
-        skipped = [bad for report in reports for bad in report["skipped"]]
-        rows = sum(report["rows"] for report in reports)
-        at.out.write("skipped.json", json.dumps(skipped, indent=1))
+        modes, damage, left_out = Counter[str](), set[str](), np.zeros(len(pieces), np.int64)
+
+        def heed(report: Report) -> None:
+            modes.update(report["modes"])
+            damage.update(report.get("damage", ()))
+            left_out[report["piece"]] = len(report["skipped"])
+
+        counts = map_shards(partial(_ingest, self, at.out), pieces, at, heed)
+        rows, skipped = int(counts.sum()), int(left_out.sum())
+        first = _list_skipped(at.out, np.flatnonzero(left_out).tolist())
         if not rows:
-            raise ValueError(f"none of the {len(skipped)} files could be used; the first: {skipped[0]['why']}")
-        if len(skipped) > self.budget * (rows + len(skipped)):
+            raise ValueError(f"none of the {skipped} files could be used; the first: {first}")
+        if skipped > self.budget * (rows + skipped):
             raise ValueError(
-                f"{len(skipped)} of {rows + len(skipped)} files had to be left out, over the budget of "
-                f"{self.budget:.1%}; mend them or raise budget; the first: {skipped[0]['why']}"
+                f"{skipped} of {rows + skipped} files had to be left out, over the budget of "
+                f"{self.budget:.1%}; mend them or raise budget; the first: {first}"
             )
-        ids = {report["shard"]: report.pop("ids") for report in reports if report["rows"]}
-        twice = [name for name, count in Counter(i for group in ids.values() for i in group).items() if count > 1]
-        if twice:
-            raise ValueError(f"{len(twice)} ids occur more than once, such as '{twice[0]}': make them differ")
-        at.out.write("ids.json", json.dumps(ids))
-        modes = sum((Counter(report["modes"]) for report in reports), Counter())
-        more: dict[str, Any] = {"skipped": len(skipped), "modes": dict(modes)}
-        damage = sorted({name for report in reports for name in report.get("damage", ())})
-        describe(at.out, reports, self.shape, "uint8", more | ({"damage": damage} if damage else {}))
-
-
-def describe(
-    out: Place, reports: list[dict[str, Any]], shape: tuple[int, ...], dtype: str, more: dict[str, Any]
-) -> None:
-    """Write `dataset.json`: what the set is and which shards hold it."""
-    shards = [{"name": report["shard"], "rows": report["rows"]} for report in reports if report["rows"]]
-    rows = sum(shard["rows"] for shard in shards)
-    out.write("dataset.json", json.dumps({"rows": rows, "shape": shape, "dtype": dtype, "shards": shards, **more}))
+        more: dict[str, Any] = {"skipped": skipped, "modes": dict(sorted(modes.items()))}
+        more |= {"damage": sorted(damage)} if damage else {}
+        manifest = Manifest.of(counts, self.shape, "uint8", more)
+        check_unique(at.out, manifest, partial(sweep, at=at))
+        manifest.write(at.out)
 
 
 def snapshot(source: Source) -> str:
@@ -148,7 +147,20 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
     operator = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     caption = () if captions[0] is None else tuple(captions)
     examples = Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64), operator, caption)
-    return examples, report | {"ids": ids} | ({"damage": sorted(operator)} if operator else {})
+    return examples, report | ({"damage": sorted(operator)} if operator else {})
+
+
+def _list_skipped(out: Place, pieces: list[int]) -> str:
+    """Writes `skipped.json`, one piece after the other; gives the first reason there is."""
+    found = (bad for i in pieces for bad in report_of(out, i)["skipped"])
+    first, before = "", b"["
+    with out.writing("skipped.json") as file:
+        for bad in found:
+            first = first or bad["why"]
+            file.write(before + b"\n" + json.dumps(bad).encode())
+            before = b","
+        file.write(b"\n]" if pieces else b"[]")
+    return first
 
 
 def _said(shape: tuple[int, ...]) -> str:

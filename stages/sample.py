@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.diffusion.sample import Heun, Sampler, samples
@@ -15,14 +17,13 @@ from pipeline.engine.pictures import grid
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
-from stages.ingest import describe
-
-SHARD = "shards/000000.parquet"
 
 
 @dataclass(frozen=True)
 class Sample(Stage):
     """`count` images as rows, and `samples.png` with the first of them."""
+
+    version: ClassVar[int] = 2  # 2: shards.npy
 
     model: Step
     count: int = 64
@@ -39,9 +40,9 @@ class Sample(Stage):
         picture = grid(made.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
-        with at.out.writing(SHARD) as file:
+        with at.out.writing(name(0)) as file:
             write_shard(file, made)
-        describe(at.out, [{"shard": SHARD, "rows": len(made)}], made.shape, "uint8", {})
+        Manifest.of([len(made)], made.shape, "uint8").write(at.out)
         at.out.write("card.json", json.dumps({"sampler": str(self.sampler), "seed": self.seed, "count": self.count}))
 
 

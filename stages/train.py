@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
-from pipeline.data.reader import batches
+from pipeline.data.augment import Augment
+from pipeline.data.manifest import Manifest
+from pipeline.data.reader import InMemory, Reader
 from pipeline.data.records import Examples
+from pipeline.data.stream import Streamed
 from pipeline.diffusion.levels import Levels, Stratified
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Cadence, train
@@ -43,6 +48,9 @@ class Fit:
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
         shift: largest random shift of an image in pixels, applied to half of them; edges repeat.
+        dihedral: whether images are turned and mirrored at random; fit for noisy and for masked ones, not for views
+            that have a place.
+        memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
     """
 
     images: int = 96_000
@@ -52,10 +60,14 @@ class Fit:
     ema: EMA = EMA(halflife=2_500, ramp=0.15)
     levels: Levels = Stratified()
     shift: int = 0
+    dihedral: bool = False
+    memory: float = 4.0
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
             raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
+        if not 0 <= self.memory < math.inf:
+            raise ValueError(f"memory is {self.memory}: give the GiB of images to hold, or 0 to stream every set")
 
     def decayed(self, weight_decay: float) -> Fit:
         """The same with another weight decay."""
@@ -93,17 +105,16 @@ class Train(Stage):
 
 def course(stage: Train, data: Artifact, device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of `data`."""
-    examples = load(data)
-    x0 = examples.x()
-    centre = x0.mean(0)
-    precond = EDM(sigma_data=float((x0 - centre).square().mean().sqrt()))
+    rows = opened(data, stage.fit.memory)
+    centre, spread = rows.moments()
+    precond = EDM(sigma_data=spread)
     key = Key(stage.seed).fold("train")
     torch.manual_seed(key.fold("weights").integer())
-    model = Preconditioned.Config(examples.shape, stage.backbone, precond).build()
+    model = Preconditioned.Config(rows.shape, stage.backbone, precond).build()
     model.centre.copy_(centre)
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=reader(examples, stage.fit, stage.seed),
+        batches=reader(rows, stage.fit, stage.seed),
         objective=Denoising(precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
@@ -116,18 +127,29 @@ def save(state: State) -> dict[str, bytes]:
     return pack(state.result())
 
 
-def reader(examples: Examples, fit: Fit, seed: int) -> Callable[[int, int, int], Iterator[Batch]]:
+def opened(data: Artifact, memory: float) -> Reader:
+    """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed."""
+    manifest, most = Manifest.open(data.file), int(memory * 2**30)
+    if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
+        return InMemory(load(data))
+    return Streamed(data.place, manifest, memory=most)
+
+
+def reader(rows: Reader | Examples, fit: Fit, seed: int) -> Callable[[int, int, int], Iterator[Batch]]:
     """`batches(start, rank, world)` of a course: keyed order, keyed shifts, the same for every world size."""
-    x0 = examples.x()
+    source = InMemory(rows) if isinstance(rows, Examples) else rows
+    turn = Augment()
 
     def stream(start: int, rank: int, world: int) -> Iterator[Batch]:
         share = fit.batch // world
-        for k, rows in enumerate(batches(examples, fit.batch, seed, start, rank, world)):
-            x = x0[torch.from_numpy(rows)]
+        for k, part in enumerate(source.batches(fit.batch, seed, start, rank, world)):
+            x = part.x()
             if fit.shift:
                 keyed = Key(seed).fold("shift", start + k * fit.batch)
                 x = shifted(x, fit.shift, keyed, rank * share, fit.batch)
-            yield Batch(x, index=torch.from_numpy(rows), offset=rank * share, total=fit.batch)
+            if fit.dihedral:
+                x = turn({"x": x}, seed, start + k * fit.batch + rank * share)["x"]
+            yield Batch(x, index=torch.from_numpy(part.index), offset=rank * share, total=fit.batch)
 
     return stream
 

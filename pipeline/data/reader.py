@@ -1,20 +1,129 @@
 """The order in which examples are read: an endless stream that is a pure function of (n, seed, position).
 
-Position p lies in epoch e = p // n, and epoch e is the permutation that sorts n random 64-bit words of the key
-(seed, "order", e). So any place in the stream is found without walking to it, and no worker has to be asked: that is
-what makes a resumed run, or one on another number of workers, see the same images. (The words come from Philox's raw
-output, which numpy keeps fixed, while its `permutation` may change between versions.)
+A `Reader` gives a set's rows in such an order, from any position on. In memory (`InMemory`) position p lies in epoch
+e = p // n, and epoch e is the permutation that sorts n random 64-bit words of the key (seed, "order", e). So any place
+in the stream is found without walking to it, and no worker has to be asked: that is what makes a resumed run, or one on
+another number of workers, see the same images. (The words come from Philox's raw output, which numpy keeps fixed, while
+its `permutation` may change between versions.) What is streamed has an order of its own (`stream.py`), and so has a
+mixture (`mix.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count as numbers
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.records import Examples
 from pipeline.keys import Key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LABEL, OPERATOR = "label", "operator."
+ENOUGH = 16_384  # rows whose mean stands for that of a set too large to go through
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """B rows as training takes them.
+
+    `index`: (B,) int64, which of the set's. `images`: (B, *) uint8, float16, or float32 that are x already. `columns`:
+    what else the reader was asked for, by name, each (B, *).
+    """
+
+    index: np.ndarray
+    images: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def x(self) -> Tensor:
+        """(B, *) float32: u/127.5 − 1 of uint8, others as they are."""
+        import torch
+
+        x = torch.from_numpy(self.images.astype(np.float32))
+        return x.div_(127.5).sub_(1) if self.images.dtype == np.uint8 else x
+
+
+class Reader(ABC):
+    """A set of rows, in an endless order of epochs that is a pure function of (seed, position)."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """What comes along with the images: some of "label" and "operator.<name>"."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, without the batch."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows an epoch has."""
+
+    @abstractmethod
+    def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
+        """Rows first .. first + count − 1 of the order for each (first, count); fastest where spans ascend."""
+
+    def batches(self, batch: int, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Rows]:
+        """Endless `Rows` (batch / world,) for this rank: its share of each global batch from position `start` on."""
+        first, share = _share(batch, start, rank, world)
+        return self.spans(seed, ((first + k * batch, share) for k in numbers()))
+
+    def moments(self) -> tuple[Tensor, float]:
+        """The mean image and the root mean square around it, of the first `ENOUGH` rows in the order of seed 0."""
+        import torch
+
+        total, square, count = torch.zeros(self.shape, dtype=torch.float64), 0.0, min(ENOUGH, len(self))
+        for rows in self.spans(0, ((first, min(64, count - first)) for first in range(0, count, 64))):
+            x = rows.x().double()
+            total += x.sum(0)
+            square += float(x.square().sum())
+        centre = total / count
+        spread = square / (count * centre.numel()) - float(centre.square().mean())
+        return centre.float(), max(spread, 0.0) ** 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory(Reader):
+    """Examples in memory; `columns` are what of "label" and "operator.<name>" comes along."""
+
+    examples: Examples
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        order(len(self.examples), 0, 0, 0)
+        known = {LABEL} | {OPERATOR + name for name in self.examples.operator}
+        if lacking := set(self.columns) - known:
+            raise ValueError(f"The set has no column {min(lacking)!r}; it has {', '.join(sorted(known))}.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.examples.shape
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
+        held = {LABEL: self.examples.label}
+        held |= {OPERATOR + name: column for name, column in self.examples.operator.items()}
+        for first, count in spans:
+            index = order(len(self), seed, first, count)
+            yield Rows(index, self.examples.images[index], {name: held[name][index] for name in self.columns})
+
+    def moments(self) -> tuple[Tensor, float]:
+        """The mean image and the root mean square around it, of all rows."""
+        x0 = self.examples.x()
+        centre = x0.mean(0)
+        return centre, float((x0 - centre).square().mean().sqrt())
 
 
 def order(n: int, seed: int, start: int, count: int) -> np.ndarray:
@@ -40,13 +149,20 @@ def batches(
 
     Step k of all ranks together reads images start + k batch .. start + (k + 1) batch − 1, whatever `world` is.
     """
+    first, share = _share(batch, start, rank, world)
+    order(len(examples), seed, start, 0)  # its complaints are due now, not at the first batch
+    return (order(len(examples), seed, first + k * batch, share) for k in numbers())
+
+
+def _share(batch: int, start: int, rank: int, world: int) -> tuple[int, int]:
+    """(first position, how many) of this rank's share of the global batch that starts at `start`."""
     if world < 1 or not 0 <= rank < world:
         raise ValueError(f"rank={rank} must be one of the {world} ranks 0..{world - 1} of the world.")
     if batch < 1 or batch % world:
         raise ValueError(f"batch={batch} must be a positive multiple of the {world} workers that share it.")
-    share = batch // world
-    order(len(examples), seed, start, 0)  # its complaints are due now, not at the first batch
-    return (order(len(examples), seed, start + k * batch + rank * share, share) for k in numbers())
+    if start < 0:
+        raise ValueError(f"start={start} must not be negative.")
+    return start + rank * (batch // world), batch // world
 
 
 @lru_cache(maxsize=32)  # a batch may reach over the end of its epoch, and several sets may be read in turn

@@ -1,91 +1,78 @@
 """One piece in, one shard out: a map over pieces that Ray Data runs and a crash cannot make repeat itself.
 
-Shard i is written to `shards/<i>.parquet` and then described by `_work/shards/<i>.json`. A restarted map skips every
-described piece, so that no example is missing and none is there twice. A piece is a bounded unit of work, so the
-memory in use is that of the pieces in flight, whatever the size of the whole.
+Shard i is written to `shards/<i>.parquet` and then described by `_work/shards/<i>.json`. A restarted map takes the
+descriptions that are there for the pieces they describe, so that no example is missing and none is there twice. A piece
+is a bounded unit of work and its description is handed on and forgotten: what is held of the whole are the pieces
+themselves (small tuples; a million take about 350 MB) and eight bytes for each of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from pipeline.data.manifest import name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
+from pipeline.engine.tasks import each
 from pipeline.graph import Context
 from pipeline.place import Place
 
-Make = Callable[[Any], tuple[Examples | None, dict[str, Any]]]
+Report = dict[str, Any]
+Make = Callable[[Any], tuple[Examples | None, Report]]
 
 
-def name(i: int) -> str:
-    """The file of shard i."""
-    return f"shards/{i:06d}.parquet"
-
-
-def map_shards(make: Make, pieces: Sequence[Any], at: Context) -> list[dict[str, Any]]:
+def map_shards(
+    make: Make, pieces: Sequence[Any], at: Context, heed: Callable[[Report], None] | None = None
+) -> np.ndarray:
     """Apply `make(piece) -> (examples or None, report)` to every piece, on the cluster.
 
     Args:
         make: picklable; the same piece must give the same examples. Its report is JSON-able.
         pieces: picklable descriptions of bounded units of work.
         at: the running stage; up to `scale.workers` pieces are in flight for each of its cores.
+        heed: is handed each piece's report, with "piece" (its number) and "rows", in the order in which they are done.
 
     Returns:
-        one report a piece, in order, with "shard" (None where there were no examples) and "rows".
+        int64 (pieces,): how many rows the shard of each piece has; it has no file where there are none.
     """
-    import ray.data
-
-    done = _described(at.out)
-    todo = [{"i": i, "piece": piece} for i, piece in enumerate(pieces) if i not in done]
-    start, rows = time.monotonic(), 0
-    if todo:
-        workers = max(1, int(at.scale.total[0]))
-        dataset = ray.data.from_items(todo, override_num_blocks=min(len(todo), 1024)).map(
-            partial(_write, make=make, out=at.out),
-            compute=ray.data.TaskPoolStrategy(size=workers),
-        )
-        for row in dataset.iter_rows():
-            report = json.loads(row["report"])
-            if "refused" in report:
-                raise ValueError(report["refused"])
-            if "errno" in report:
-                raise OSError(report["errno"], os.strerror(report["errno"]), report["file"])
-            done[report["piece"]] = report
-            rows += report["rows"]
-            rate = rows / (time.monotonic() - start)
-            at.tracker.metrics({"rows_per_second": rate, "done": len(done) / len(pieces)}, at=len(done))
-    return [done[i] for i in range(len(pieces))]
+    counts, start, fresh = np.zeros(len(pieces), np.int64), time.monotonic(), 0
+    made = each(partial(_made, make, at.out), list(enumerate(pieces)), at)
+    for done, (report, is_new) in enumerate(made, 1):
+        counts[report["piece"]] = report["rows"]
+        fresh += is_new * report["rows"]
+        if heed is not None:
+            heed(report)
+        rate = fresh / (time.monotonic() - start)
+        at.tracker.metrics({"rows_per_second": rate, "done": done / len(pieces)}, at=done)
+    return counts
 
 
-def _write(row: dict[str, Any], make: Make, out: Place) -> dict[str, Any]:
+def report_of(out: Place, piece: int) -> Report:
+    """What `make` reported of a piece, while the step is running."""
+    return json.loads(out.read(_description(piece)))
+
+
+def _made(make: Make, out: Place, item: tuple[int, Any]) -> tuple[Report, bool]:
+    """The report of a piece, and whether it was made only now."""
+    i, piece = item
     try:
-        report = _made(int(row["i"]), row["piece"], make, out)
-    except ValueError as error:  # raised, it would be tried again, and arrive wrapped
-        report = {"refused": str(error)}
-    except OSError as error:
-        if error.errno is None:
-            raise
-        report = {"errno": error.errno, "file": error.filename}
-    return {"report": json.dumps(report)}
-
-
-def _made(i: int, piece: Any, make: Make, out: Place) -> dict[str, Any]:
-    examples, report = make(piece)
+        return report_of(out, i), False
+    except FileNotFoundError:
+        examples, report = make(piece)
     count = 0 if examples is None else len(examples)
     if examples is not None and count:
         with out.writing(name(i)) as file:
             write_shard(file, examples)
-    report = {**report, "piece": i, "rows": count, "shard": name(i) if count else None}
-    out.write(f"_work/shards/{i:06d}.json", json.dumps(report))
-    return report
+    report = {**report, "piece": i, "rows": count}
+    out.write(_description(i), json.dumps(report))
+    return report, True
 
 
-def _described(out: Place) -> dict[int, dict[str, Any]]:
-    names = [n for n in out.names() if n.startswith("_work/shards/") and n.endswith(".json")]
-    return {int(PurePosixPath(n).stem): json.loads(out.read(n)) for n in names}
+def _description(piece: int) -> str:
+    return f"_work/shards/{piece:06d}.json"

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import BAD, Silent, pixels, png
+from doubles import BAD, Quiet, Silent, pixels, png
 
 from pipeline import graph
 from pipeline.engine import cluster, track
-from pipeline.engine.shards import _write
 from stages import recipes
 from stages.__main__ import main
 
@@ -96,11 +95,11 @@ def pictures(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def here(monkeypatch):
-    """`here(target, store)`: run with the shards made in this process."""
+    """`here(target, store)`: run with everything made in this process."""
 
-    def in_process(make, pieces, at):
-        return [json.loads(_write({"i": i, "piece": piece}, make, at.out)["report"]) for i, piece in enumerate(pieces)]
+    def in_process(function, items, at):
+        return map(function, items)
 
-    monkeypatch.setattr("stages.corrupt.map_shards", in_process)
-    monkeypatch.setattr("stages.ingest.map_shards", in_process)
-    return lambda target, store: graph.run(target, store, lambda step: contextlib.nullcontext(), (2, 0))
+    monkeypatch.setattr("pipeline.engine.shards.each", in_process)
+    monkeypatch.setattr("pipeline.engine.tasks.each", in_process)
+    return lambda target, store: graph.run(target, store, lambda step: contextlib.nullcontext(Quiet()), (2, 0))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import uuid
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,43 +15,80 @@ from doubles import pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.ranks import Between, between, select
 from pipeline.data.records import Examples
-from pipeline.data.shards import write_shard
+from pipeline.data.shards import read_shard, write_shard
 from pipeline.data.sources import Folder
 from pipeline.graph import Step, step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Clean, Corruption, Row, Through
 from pipeline.physics.linear import LinearMap
 from pipeline.physics.views import Crop, Pool
+from pipeline.place import Place
 from pipeline.store import Store
 from stages.corrupt import Corrupt, Part, _corrupt, keeps_bytes, load
 from stages.ingest import Ingest
 
-ids = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=40, unique=True)
+ids = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6), min_size=1, max_size=40, unique=True
+)
 
 
-@given(ids, st.data(), st.integers(0, 3))
-def test_parts_with_ranges_that_do_not_meet_share_no_image_and_lose_none(names, data, seed):
-    cuts = sorted({0, *data.draw(st.lists(st.integers(1, len(names)), max_size=4))})
-    ends = [*cuts[1:], None]
-    parts = [Part(a, b and b - a, seed) for a, b in zip(cuts, ends, strict=True) if a < len(names)]
-    chosen = [part.choose(names) for part in parts]
-    assert [len(rows) for rows, part in zip(chosen, parts, strict=True) if part.count] == [
-        p.count for p in parts if p.count
-    ]
-    assert sorted(i for rows in chosen for i in rows) == list(range(len(names)))
-    assert all(rows == sorted(rows) for rows in chosen)
-    mixed = list(reversed(names))
-    for rows, part in zip(chosen, parts, strict=True):
-        assert {mixed[i] for i in part.choose(mixed)} == {names[i] for i in rows}, "it depends on the order of the rows"
+def chosen(part: Part, shards: list[list[str]], most: int = 1 << 18) -> list[list[int]]:
+    """The places of a part's rows in each shard of a set that has nothing but ids."""
+    place = Place(f"memory://chosen-{uuid.uuid4()}")
+    for i, names in enumerate(shards):
+        if names:
+            with place.writing(name(i)) as file:
+                pq.write_table(pa.table({"id": names}), file)
+    manifest = Manifest.of([len(names) for names in shards], (1, 1, 1), "uint8")
+    key = Key(part.seed).fold("split")
+    found = between(key, part.first, part.end(manifest.rows), manifest, place.open, map, most)
+    return [found.places(names).tolist() for names in shards]
+
+
+@given(ids, st.data(), st.integers(0, 3), st.integers(1, 50))
+def test_a_part_is_a_range_of_ranks_however_the_rows_are_cut_into_shards(names, data, seed, most):
+    """The ranks as one would say them: everything sorted at once."""
+    first = data.draw(st.integers(0, len(names) - 1))
+    count = data.draw(st.none() | st.integers(1, len(names) - first))
+    ranked = sorted(names, key=lambda text: (Key(seed).fold("split", text).bits(), text))
+    wanted = set(ranked[first : first + count if count else None])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(names)), max_size=3)))
+    shards = [names[a:b] for a, b in zip([0, *cuts], [*cuts, len(names)], strict=True)]
+    found = chosen(Part(first, count, seed), shards, most)
+    assert {shard[i] for shard, places in zip(shards, found, strict=True) for i in places} == wanted
+    assert all(places == sorted(places) for places in found)
+
+
+def test_which_rows_a_part_has_never_changes():
+    """Golden: other rows would silently leak between parts that were made before and after."""
+    assert chosen(Part(3, 5, seed=7), [[f"img-{i}" for i in range(20)]]) == [[2, 4, 5, 6, 9]]
+
+
+def test_equal_hashes_are_told_apart_by_the_id():
+    """Marks that agree in all 128 bits, which no key gives, are ranked by their ids after all bits were counted."""
+    marks = [(bytes(16), f"{i:02d}") for i in range(9)]
+    marks += [(b"\1\1" + bytes(14), f"{i}") for i in range(3)] + [(b"\1" * 16, "x")]
+
+    def count(prefix):
+        digits = [m[0][len(prefix) : len(prefix) + 2] for m in marks if m[0].startswith(prefix)]
+        return np.bincount([int.from_bytes(d, "big") for d in digits], minlength=1 << 16)
+
+    def listed(prefixes):
+        return [m for m in marks if m[0].startswith(prefixes)]
+
+    for most in (1, 5, 100):
+        assert select([0, 8, 9, 11, 12, 4], 13, count, listed, most) == [marks[i] for i in (0, 8, 9, 11, 12, 4)]
 
 
 def test_parts_change_with_the_seed_and_too_many_are_refused():
-    names = [str(i) for i in range(100)]
-    assert Part(0, 50, 0).choose(names) != Part(0, 50, 1).choose(names)
+    names = [[str(i) for i in range(100)]]
+    assert chosen(Part(0, 50, 0), names) != chosen(Part(0, 50, 1), names)
     for part in (Part(0, 101), Part(60, 41), Part(100), Part(100, 1)):
         with pytest.raises(ValueError, match=r"there are 100 images.*ask for fewer"):
-            part.choose(names)
+            part.end(100)
     for first, count in ((-1, 2), (0, 0)):
         with pytest.raises(ValueError, match="give first >= 0 and count >= 1"):
             Part(first, count)
@@ -89,14 +127,13 @@ class Kept(LinearMap):
 class Fixed:
     """An artifact of one shard, in memory."""
 
-    def __init__(self, rows: Examples):
-        self.rows = rows
+    address = "fixed"
 
-    def file(self, name):
-        buffer = io.BytesIO()
-        write_shard(buffer, self.rows)
-        buffer.seek(0)
-        return buffer
+    def __init__(self, rows: Examples):
+        self.place = Place(f"memory://fixed-{uuid.uuid4()}")
+        self.file = self.place.open
+        with self.place.writing(name(0)) as file:
+            write_shard(file, rows)
 
 
 SHAPE = (1, 8, 8)
@@ -116,7 +153,7 @@ def test_a_row_is_corrupted_alike_alone_and_in_any_split(corruption):
     uint8 = keeps_bytes(corruption, SHAPE)
 
     def made(*rows):
-        return _corrupt(stage, Fixed(ORIGINAL), uint8, ("shard", rows))[0]
+        return _corrupt(stage, Fixed(ORIGINAL.take(rows)), uint8, Between(Key(0), (b"", ""), None), (0,))[0]
 
     whole = made(*range(24))
     for split in ([(i,) for i in range(24)], [tuple(range(7)), tuple(range(7, 24))]):
@@ -159,3 +196,26 @@ def test_a_corrupted_set_never_carries_its_clean_original(here, pictures, tmp_pa
     assert made.json("dataset.json")["shape"] == list(corruption.out_shape(SHAPE))
     files = {hashlib.sha256(made.read(name)).hexdigest() for name in made.names()}
     assert not files & {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_few_rows_of_many_shards_are_packed_in_their_order(here, pictures, tmp_path, monkeypatch):
+    """And a part of a part has the rows that the ranks say, whatever the shards are."""
+    monkeypatch.setattr("pipeline.data.folders.PIECE", 3)
+    monkeypatch.setattr("pipeline.engine.shards.each", lambda function, items, at: map(function, reversed(items)))
+    full = step(Ingest(Folder(str(pictures(22, bad=False))), SHAPE))
+    part = step(Corrupt(full, Part(1, 5), Clean()), "part")
+    store = Store(str(tmp_path / "store"))
+    here(part, store)
+    whole, said = load(store.artifact(full.address)), store.artifact(part.address).json("dataset.json")
+    assert store.artifact(full.address).json("dataset.json")["shards"] == 8
+    assert (said["shards"], said["rows"]) == (2, 5)
+    rows = load(store.artifact(part.address))
+    for artifact in map(store.artifact, (full.address, part.address)):
+        told = Manifest.open(artifact.file)
+        assert all(told.count(i) == len(read_shard(artifact.file(name(i)))) for i in told.filled().tolist())
+    (wanted,) = chosen(Part(1, 5), [list(whole.ids)])
+    assert rows.ids == tuple(whole.ids[i] for i in wanted)
+    np.testing.assert_array_equal(rows.images, whole.images[wanted])
+    again = step(Corrupt(part, Part(2, 3), Clean()), "again")
+    here(again, store)
+    assert set(load(store.artifact(again.address)).ids) < set(rows.ids)

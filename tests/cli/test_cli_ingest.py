@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from doubles import BAD, pixels, png
 from pipeline.data.listing import reading
 from pipeline.data.shards import read_shard
 from pipeline.data.sources import Folder, Parquet
-from pipeline.engine.shards import _write
+from pipeline.engine.tasks import _result, _Tried
 from pipeline.graph import step
 from pipeline.place import Place
 from pipeline.store import Store
@@ -36,7 +36,7 @@ def test_good_files_come_through_byte_by_byte(pictures):
     rows, report, _ = ingest(pictures(6, bad=False))
     assert rows.ids == tuple(f"good-{i}.png" for i in range(6))
     np.testing.assert_array_equal(rows.images[:, 0], [pixels(i) for i in range(6)])
-    assert report == {"skipped": [], "modes": {"L": 6}, "ids": list(rows.ids)}
+    assert report == {"skipped": [], "modes": {"L": 6}}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -144,17 +144,20 @@ def test_the_snapshot_moves_with_names_sizes_and_times(pictures):
     assert len(seen) == 4
 
 
-def test_a_worker_hands_back_what_the_data_or_the_disk_refuse(tmp_path):
+def test_a_worker_hands_back_what_the_data_or_the_disk_refuse():
     def refuse(piece):
         raise ValueError("no")
 
     def full(piece):
         raise OSError(28, "No space left on device", "/data/x")
 
-    rows = {"i": 0, "piece": None}
-    assert json.loads(_write(rows, refuse, Place(str(tmp_path)))["report"]) == {"refused": "no"}
-    assert json.loads(_write(rows, full, Place(str(tmp_path)))["report"]) == {"errno": 28, "file": "/data/x"}
-    assert list(tmp_path.iterdir()) == []
+    row = {"item": pickle.dumps(3)}
+    assert _result(_Tried(lambda piece: piece + 1)(row)) == 4
+    with pytest.raises(ValueError, match=r"^no$"):
+        _result(_Tried(refuse)(row))
+    with pytest.raises(OSError, match="No space left") as caught:
+        _result(_Tried(full)(row))
+    assert (caught.value.errno, caught.value.filename) == (28, "/data/x")
 
 
 @pytest.mark.parametrize("budget", [0.3, 0.4])

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import courses
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.shards import map_shards, name
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.ranks import between
+from pipeline.data.unique import check_unique
+from pipeline.engine.shards import map_shards
+from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Scale
+from pipeline.keys import Key
 from pipeline.store import Store
 
 pytestmark = pytest.mark.ray
@@ -23,7 +31,9 @@ class Silent:
 def mapped(folder, workers):
     store = Store(str(folder))
     at = Context(store.place / "out", store, Scale(workers=workers), Silent())
-    reports = map_shards(courses.noisy, PIECES, at)
+    reports = {}
+    counts = map_shards(courses.noisy, PIECES, at, lambda report: reports.update({report["piece"]: report}))
+    assert counts.tolist() == [reports[i]["rows"] for i in range(len(PIECES))]
     return reports, {name(i): at.out.read(name(i)) for i in range(len(PIECES))}, at
 
 
@@ -31,7 +41,7 @@ def test_any_number_of_workers_makes_the_same_bytes(one_ray, tmp_path):
     (one, alone, _), (three, together, _) = (mapped(tmp_path / str(workers), workers) for workers in (1, 3))
     assert alone == together
     assert one == three
-    assert [report["rows"] for report in one] == [12] * 5
+    assert [one[i]["rows"] for i in range(5)] == [12] * 5
 
 
 def test_a_restart_makes_only_what_is_missing(one_ray, tmp_path):
@@ -44,7 +54,7 @@ def test_a_restart_makes_only_what_is_missing(one_ray, tmp_path):
     reports, after, _ = mapped(tmp_path, 2)
     assert after == before
     assert reports[1]["mark"] == "of the first run", "a finished piece was made again"
-    assert [report["piece"] for report in reports] == list(range(5))
+    assert reports.keys() == set(range(5))
 
 
 def test_a_refusal_comes_back_as_it_was_said(one_ray, tmp_path):
@@ -52,3 +62,22 @@ def test_a_refusal_comes_back_as_it_was_said(one_ray, tmp_path):
     at = Context(store.place / "out", store, Scale(), Silent())
     with pytest.raises(ValueError, match=r"^piece 24 cannot be used$"):
         map_shards(courses.refusing, PIECES, at)
+
+
+def test_passes_over_all_ids_find_on_the_cluster_what_they_find_here(one_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.data.ids.FEWEST", 2)
+    store = Store(str(tmp_path))
+    at = Context(store.place / "out", store, Scale(workers=2), Silent())
+    for i in range(5):
+        with at.out.writing(name(i)) as file:
+            pq.write_table(pa.table({"id": [f"{i}-{k}" for k in range(9)]}), file)
+    manifest, key = Manifest.of([9] * 5, (1, 1, 1), "uint8"), Key(0).fold("split")
+    swept = partial(sweep, at=at)
+    check_unique(at.out, manifest, swept, 10)
+    for most in (4, 100):
+        found = between(key, 5, 30, manifest, at.out.open, swept, most)
+        assert found == between(key, 5, 30, manifest, at.out.open, map, most)
+    with at.out.writing(name(4)) as file:
+        pq.write_table(pa.table({"id": ["0-3", *(f"4-{k}" for k in range(8))]}), file)
+    with pytest.raises(ValueError, match="1 ids occur more than once, such as '0-3'"):
+        check_unique(at.out, manifest, swept, 10)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.backbones import unet
+from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.graph import Context, Stage, Step, step
 from pipeline.learning.weights import pack
-from stages.ingest import describe
-
-SHARD = "shards/000000.parquet"
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,12 @@ class Untrained(Stage):
     def run(self, at: Context) -> None:
         shape = (1, self.side, self.side)
         torch.manual_seed(0)
-        for name, data in pack(Preconditioned.Config(shape, unet.Config(), EDM(sigma_data=0.5)).build()).items():
-            at.out.write(name, data)
+        for file, data in pack(Preconditioned.Config(shape, unet.Config(), EDM(sigma_data=0.5)).build()).items():
+            at.out.write(file, data)
         rows = Examples.from_x([str(i) for i in range(8)], torch.rand(8, *shape) * 2 - 1, uint8=True)
-        with at.out.writing(SHARD) as file:
-            write_shard(file, rows)
-        describe(at.out, [{"shard": SHARD, "rows": 8}], shape, "uint8", {})
+        with at.out.writing(name(0)) as shard:
+            write_shard(shard, rows)
+        Manifest.of([8], shape, "uint8").write(at.out)
 
 
 def model(side: int = 8) -> Step:

@@ -1,0 +1,249 @@
+"""Streams: every row once an epoch, in one order from anywhere and for any number of workers, and bad shards named."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.reader import InMemory, batches
+from pipeline.data.records import Examples
+from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.stream import Order, Streamed
+from pipeline.place import Place
+
+COUNTS = (1500, 0, 700, 2600, 3, 1397)  # 6200 rows in 7 blocks, none of which begins where a shard does
+N = sum(COUNTS)
+SHAPE = (1, 2, 2)
+TIGHT = 2 * 2 * 1024 * 4  # bytes of two windows of two blocks
+EXTRA = ("label", "operator.at")
+
+
+def examples() -> Examples:
+    """N rows, each of which says in every column which it is."""
+    rows = np.arange(N)
+    images = np.stack([rows % 256, rows // 256, rows % 7, rows % 11], 1).astype(np.uint8).reshape(N, *SHAPE)
+    label = np.where(rows % 5 == 0, -1, rows)
+    return Examples(tuple(map(str, rows)), images, label, {"at": np.stack([rows, -rows], 1)})
+
+
+def stored(url: str) -> tuple[Place, Examples]:
+    place, rows, start = Place(url), examples(), 0
+    for i, count in enumerate(COUNTS):
+        if count:
+            with place.writing(name(i)) as file:
+                write_shard(file, rows.take(np.arange(start, start + count)))
+        start += count
+    Manifest.of(COUNTS, SHAPE, "uint8").write(place)
+    return place, rows
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return stored(str(tmp_path_factory.mktemp("streamed")))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A set of the test's own, to be harmed."""
+    return stored(str(tmp_path))[0]
+
+
+def stream(place: Place, columns=(), memory=TIGHT) -> Streamed:
+    return Streamed(place, Manifest.open(place.at if place.is_local else place.open), columns, memory)
+
+
+def first(rows, count):
+    return list(itertools.islice(rows, count))
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3))
+def test_each_epoch_of_the_order_has_every_row_once(n, block, window, epoch):
+    rows = Order(n, block, window).rows(7, epoch * n, n)
+    assert np.array_equal(np.sort(rows), np.arange(n))
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 4), st.integers(0, 500), st.integers(0, 300))
+def test_to_seek_is_to_walk(n, block, window, start, count):
+    order = Order(n, block, window)
+    assert np.array_equal(order.rows(3, start, count), order.rows(3, 0, start + count)[start:])
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5))
+def test_a_window_is_whole_blocks_and_the_partial_block_comes_last(n, block, window):
+    order, rows = Order(n, block, window), Order(n, block, window).rows(0, 0, n)
+    for w in range(-(-n // (block * window))):
+        start, blocks = w * block * window, order.blocks(0, 0, w)
+        assert set(rows[start : start + order.size(w)] // block) == set(blocks)
+        assert len(blocks) <= window
+    assert blocks[-1] == n // block or n % block == 0
+
+
+def test_the_order_of_a_billion_rows_and_more_is_found_at_once():
+    for n in (10**9, 2**61):
+        order = Order(n)
+        order.rows(0, 0, 1)
+        began = time.process_time()
+        rows = order.rows(0, 10**17 + 12_345, 64)
+        assert time.process_time() - began < 0.5
+        assert len(set(rows.tolist())) == 64
+        assert 0 <= rows.min() < rows.max() < n
+
+
+def test_epochs_and_seeds_have_orders_of_their_own_and_blocks_are_torn_apart():
+    order, n = Order(100_000), 100_000
+    one, next_epoch, seed = order.rows(0, 0, n), order.rows(0, n, n), order.rows(1, 0, n)
+    assert set(order.blocks(0, 0, 0)) != set(order.blocks(0, 1, 0))
+    for other in (next_epoch, seed):
+        assert (one == other).mean() < 0.01
+    assert (np.abs(np.diff(one)) == 1).mean() < 0.01
+    assert abs(np.corrcoef(order.rows(0, 0, 32_768), np.arange(32_768))[0, 1]) < 0.02
+
+
+def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
+    place, rows = whole
+    reader = stream(place, EXTRA)
+    assert reader.order == Order(N, 1024, 2)
+    assert (len(reader), reader.shape) == (N, SHAPE)
+    for k, got in enumerate(first(reader.batches(500, 4, start=300), 30)):
+        assert np.array_equal(got.index, reader.order.rows(4, 300 + 500 * k, 500))
+        assert np.array_equal(got.images, rows.images[got.index])
+        assert np.array_equal(got.columns["label"], rows.label[got.index])
+        assert np.array_equal(got.columns["operator.at"], rows.operator["at"][got.index])
+        assert torch.equal(got.x(), rows.x(got.index))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("kind", ["streamed", "in memory"])
+def test_workers_together_read_what_one_reads(whole, world, kind):
+    place, rows = whole
+    reader = stream(place) if kind == "streamed" else InMemory(rows)
+    alone = first(reader.batches(64, 0, start=N - 100), 4)
+    together = zip(*(reader.batches(64, 0, N - 100, rank, world) for rank in range(world)))
+    for one, shares in zip(alone, together):
+        assert np.array_equal(one.index, np.concatenate([share.index for share in shares]))
+        assert np.array_equal(one.images, np.concatenate([share.images for share in shares]))
+
+
+def test_in_memory_the_order_is_what_it_was(whole):
+    rows = whole[1]
+    for got, index in zip(first(InMemory(rows, ("label",)).batches(48, 5, 7, 1, 3), 5), batches(rows, 48, 5, 7, 1, 3)):
+        assert np.array_equal(got.index, index)
+        assert torch.equal(got.x(), rows.x()[torch.from_numpy(index)])
+        assert np.array_equal(got.columns["label"], rows.label[index])
+
+
+def test_no_shard_is_opened_before_its_window_is_next(own):
+    reader = stream(own)
+    near = np.concatenate([reader.order.blocks(0, 0, w) for w in (0, 1)])
+    held = reader.manifest.shard_of(np.minimum(near[:, None] * 1024 + np.arange(1024), N - 1))[0]
+    gone = set(reader.manifest.filled().tolist()) - set(np.unique(held).tolist()) - {0}
+    assert gone, "another seed is needed for this test"
+    for shard in gone:
+        own.remove(name(shard))
+    rows = reader.batches(1024, 0)
+    assert len(first(rows, 2)) == 2
+    with pytest.raises(ValueError, match="is missing"):
+        first(rows, 5)
+
+
+def test_any_fsspec_url_is_read_from(whole):
+    place, rows = stored("memory://streamed")
+    got = next(stream(place, EXTRA).batches(100, 0))
+    assert np.array_equal(got.images, rows.images[got.index])
+
+
+def test_the_mean_of_a_stream_is_that_of_its_rows(whole):
+    place, rows = whole
+    centre, spread = stream(place).moments()
+    known, around = InMemory(rows).moments()
+    assert torch.allclose(centre, known, atol=1e-5)
+    assert spread == pytest.approx(around, rel=1e-5)
+
+
+def test_a_missing_shard_is_named(own, refused):
+    own.remove(name(3))
+    with refused(name(3), "is missing"):
+        first(stream(own).batches(256, 0), 30)
+    own.remove(name(0))
+    with refused(name(0), "is missing"):
+        next(stream(own).batches(1, 0))
+
+
+def harmed(place: Place, i: int, change) -> None:
+    path = place.at(name(i))
+    with open(path, "rb") as file:
+        data = change(file.read())
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-9], lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_damaged_shard_is_named(own, refused, change):
+    harmed(own, 3, change)
+    with refused(name(3), "is not a shard that can be read"):
+        first(stream(own).batches(256, 0), 30)
+
+
+def test_a_flipped_bit_is_found_where_pages_have_checksums(own, refused):
+    path = own.at(name(3))
+    pq.write_table(pq.read_table(path), path, write_page_checksum=True, row_group_size=1024, use_dictionary=False)
+    assert len(first(stream(own).batches(256, 0), 30)) == 30
+    at = pq.read_metadata(path).row_group(1).column(1)
+    assert at.path_in_schema == "image"
+    middle = at.data_page_offset + at.total_compressed_size - 20
+    harmed(own, 3, lambda b: b[:middle] + bytes([b[middle] ^ 4]) + b[middle + 1 :])
+    with refused(name(3), "CRC"):
+        first(stream(own).batches(256, 0), 30)
+
+
+def test_shards_of_another_set_are_named(own, refused):
+    rows = read_shard(own.at(name(3)))
+    others = {
+        "2599 rows and 2600": rows.take(np.arange(2599)),
+        "images are uint8 (1, 4, 1)": Examples(rows.ids, rows.images.reshape(-1, 1, 4, 1), rows.label, rows.operator),
+        "no column 'operator.at'": Examples(rows.ids, rows.images, rows.label),
+        "not like those": Examples(rows.ids, rows.images, rows.label, {"at": rows.operator["at"][:, :1]}),
+    }
+    for said, other in others.items():
+        write_shard(own.at(name(3)), other)
+        with refused(name(3), said):
+            first(stream(own, EXTRA).batches(256, 0), 30)
+
+
+def test_values_that_are_not_finite_do_not_reach_training(tmp_path, refused):
+    rows = Examples(("a", "b"), np.zeros((2, *SHAPE), np.float16))
+    place = Place(str(tmp_path))
+    with place.writing(name(0)) as file:
+        rows.images[1, 0, 1, 1] = np.nan
+        write_shard(file, rows)
+    with refused(name(0), "'image'", "not finite"):
+        next(Streamed(place, Manifest.of([2], SHAPE, "float16")).batches(2, 0))
+
+
+def test_what_cannot_be_read_is_refused_at_once(whole, refused):
+    place, rows = whole
+    with refused("no examples"):
+        Streamed(place, Manifest.of([], SHAPE, "uint8")).batches(1, 0)
+    with refused("batch=10"):
+        stream(place).batches(10, 0, world=4)
+    with refused("start=-1"):
+        stream(place).batches(4, 0, start=-1)
+    with refused("no column 'operator.mask'"):
+        next(stream(place, ("operator.mask",)).batches(4, 0))
+    with refused("no column 'operator.mask'"):
+        InMemory(rows, ("operator.mask",))
+    with refused("no examples"):
+        InMemory(rows.take([]))
+    with refused("block=0"):
+        Order(1, 0)
