@@ -1,13 +1,14 @@
 """Clips: animated GIFs, video files and folders of still frames, cut into clips (T frames) as they are read.
 
-A film is one file or one folder of frames; nothing of it is held but the frames that one clip reaches over.
+A film is one file or one folder of frames; nothing of it is held but the frames that one clip reaches over. A range of
+clips from the middle of a video is decoded from a key frame before it, of an animation from its beginning.
 """
 
 from __future__ import annotations
 
 import io
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,50 +19,67 @@ from pipeline.data.folders import SUFFIXES
 from pipeline.data.images import MAX_BYTES, BadImage, header
 from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.source import Piece, Raw, spans
-from pipeline.data.videos import VIDEOS, count_frames, read_frames
+from pipeline.data.videos import VIDEOS, read_frames, survey
 from pipeline.data.windows import Windows
 
 Frame = bytes | np.ndarray
 ANIMATIONS = (".gif",)  # a WebP is a still frame
 
 
+@dataclass(frozen=True)
+class Film:
+    """A film of `length` frames; `stamps` of them (length,) where it can be read from its middle, () else.
+
+    What is not `whole` breaks off, so there is one clip more than its frames give, which is bad.
+    """
+
+    name: str
+    label: int
+    length: int
+    stamps: Sequence[int] | np.ndarray = ()
+    whole: bool = True
+
+
 class Films(Windows):
     """Windows of several named films, which lie behind `url`."""
 
     @abstractmethod
-    def films(self) -> Iterator[tuple[str, int, int]]:
-        """(name, label or -1, number of frames) of every film."""
+    def films(self) -> Iterator[Film]:
+        """Every film; its label is -1 where it has none."""
 
     @abstractmethod
-    def film(self, name: str) -> Iterator[Frame]:
-        """The frames of one."""
+    def film(self, name: str, at: int = -1) -> Iterator[Frame]:
+        """The frames of one, from that of the time stamp `at` on, -1: from the first."""
 
     def cut(self) -> Iterator[Piece]:
         """Short films together, long ones in ranges of clips."""
         names: list[str] = []
         labels: list[int] = []
         held = 0
-        for name, label, length in self.films():
-            count = self.windows(length)
+        for film in self.films():
+            count = self.windows(film.length) + (not film.whole and film.length >= self.span)
             if names and held + count > self.most:
                 yield Piece(tuple(names), tuple(labels), 0, self.most)
                 names, labels, held = [], [], 0
             if count > self.most:
-                yield from (Piece((name,), (label,), a, b) for a, b in spans([count], self.most))
+                for a, b in spans([count], self.most):
+                    at = int(film.stamps[a * self.step]) if 0 < a * self.step < len(film.stamps) else -1
+                    yield Piece((film.name,), (film.label,), a, b, at)
             else:
-                names.append(name)
-                labels.append(label)
+                names.append(film.name)
+                labels.append(film.label)
                 held += count
         if names:
             yield Piece(tuple(names), tuple(labels), 0, self.most)
 
     def read(self, piece: Piece) -> Iterator[Raw]:
-        """One film after the other, each from its beginning."""
+        """One film after the other."""
+        start, stop = (piece.start, piece.stop) if piece.at < 0 else (0, piece.stop - piece.start)
         for name, label in zip(piece.files, piece.labels, strict=True):
             known = None if label < 0 else label
             number = piece.start - 1
             try:
-                for number, clip in enumerate(self.clips(self.film(name), piece.start, piece.stop), piece.start):
+                for number, clip in enumerate(self.clips(self.film(name, piece.at), start, stop), piece.start):
                     yield Raw(f"{name}-{number}", clip, known, f"clip {number} of {shown(name)}")
             except BadImage as error:  # from here on, which is counted as one
                 yield Raw(f"{name}-{number + 1}", error, known, f"clip {number + 1} of {shown(name)}")
@@ -77,11 +95,11 @@ class Clips(Films):
 
     url: str
 
-    def films(self) -> Iterator[tuple[str, int, int]]:
+    def films(self) -> Iterator[Film]:
         """Animations, videos and folders of frames, by name."""
         fs, root = locate(self.url)
         if not fs.isdir(root):
-            yield PurePosixPath(root).name, -1, self._length(PurePosixPath(root).name)
+            yield self._file(PurePosixPath(root).name, -1)
             return
         found: dict[str, int] = {}
         for file in listing(fs, root, lambda name: name.lower().endswith((*SUFFIXES, *VIDEOS))):
@@ -97,15 +115,16 @@ class Clips(Films):
         tops = [name.split("/")[0] if "/" in name else "" for name in found]
         classes = {top: label for label, top in enumerate(sorted(set(tops) - {""}))}
         for (name, count), top in zip(found.items(), tops, strict=True):
-            yield name, classes.get(top, -1), count or self._length(name)
+            label = classes.get(top, -1)
+            yield Film(name, label, count) if count else self._file(name, label)
 
-    def film(self, name: str) -> Iterator[Frame]:
+    def film(self, name: str, at: int = -1) -> Iterator[Frame]:
         """The frames of an animation or a video, decoded; those of a folder as they are stored."""
         fs, root = locate(self.url)
         path = root if not fs.isdir(root) else root if name == "." else inside(fs, root, name)
         if name.lower().endswith(VIDEOS):
             with reading(fs, path) as file:
-                yield from read_frames(file, shown(name))
+                yield from read_frames(file, shown(name), at)
         elif fs.isdir(path):
             here = listing(fs, path, lambda file: "/" not in file and file.lower().endswith(SUFFIXES))
             for file in (file for file in here if not file.lower().endswith(ANIMATIONS)):
@@ -115,16 +134,17 @@ class Clips(Films):
             with reading(fs, path) as file:
                 yield from _animation(file.read(MAX_BYTES + 1), shown(name))
 
-    def _length(self, name: str) -> int:
-        """The number of frames of one file; 0 where it cannot be told, which reading will say."""
+    def _file(self, name: str, label: int) -> Film:
+        """The film in one file; of length 0 where that cannot be told, which reading will say."""
         fs, root = locate(self.url)
         with reading(fs, inside(fs, root, name) if fs.isdir(root) else root) as file:
             try:
                 if name.lower().endswith(VIDEOS):
-                    return count_frames(file, shown(name))
-                return _count(file.read(MAX_BYTES + 1), shown(name))
+                    found = survey(file, shown(name))
+                    return Film(name, label, found.count, found.stamps, found.whole)
+                return Film(name, label, _count(file.read(MAX_BYTES + 1), shown(name)))
             except BadImage:
-                return 0
+                return Film(name, label, 0)
 
 
 def _count(data: bytes, name: str) -> int:

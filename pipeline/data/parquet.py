@@ -1,7 +1,7 @@
 """Parquet: one file or a tree of them, with a column of encoded images, as Hugging Face and most others publish them.
 
 Only the columns that are needed are read, a few rows at a time and never beyond one row group. Paths inside the data
-are not followed.
+are not followed. A column that its file says to inflate more than 100 times is refused, as in archives.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.data.images import MAX_BYTES
 from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.shards import METADATA
 from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
+from pipeline.data.tars import INFLATION
 
-BATCH = 64  # rows in memory
+BATCH = 64  # rows in memory, at most
+BATCH_BYTES = 1 << 25  # of them, about
 STRUCT = pc.StructFieldOptions("bytes")
 
 
@@ -47,7 +50,8 @@ class Parquet(Source):
         """Whole row groups up to a piece's size, larger ones in ranges; every file's schema is checked on the way."""
         rows = 0
         for file in self.files():
-            with self._opened(file) as (parquet, _):
+            with self._opened(file) as (parquet, columns):
+                self._check_sizes(parquet, columns, file)
                 groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
             rows += sum(groups)
             yield from (Piece((file,), start=start, stop=stop) for start, stop in spans(groups))
@@ -67,13 +71,22 @@ class Parquet(Source):
                 return
             row = ends[touched[0]]
             wanted = list(dict.fromkeys(column for column in columns if column))
-            for batch in parquet.iter_batches(BATCH, row_groups=touched, columns=wanted):
+            for batch in parquet.iter_batches(_at_once(parquet, touched, wanted), row_groups=touched, columns=wanted):
                 low, high = max(piece.start - row, 0), min(piece.stop - row, len(batch))
                 if low < high:
                     yield from self._raws(batch.slice(low, high - low), columns, row + low, file, stem)
                 row += len(batch)
                 if row >= piece.stop:
                     return
+
+    def _check_sizes(self, parquet: pq.ParquetFile, columns: list[str], file: str) -> None:
+        for group in range(parquet.num_row_groups):
+            for column, packed, size, _ in _chunks(parquet, group, columns):
+                if size > MAX_BYTES + INFLATION * packed:
+                    raise ValueError(
+                        f"Column {column!r} of {shown(file)} inflates from {packed} to {size} bytes; it seems to be a "
+                        "bomb, so store it without compression."
+                    )
 
     def _raws(self, batch: pa.RecordBatch, columns: list[str], row: int, file: str, stem: str) -> Iterator[Raw]:
         image = batch.column(columns[0])
@@ -174,6 +187,25 @@ KINDS = {
     "mask": "encoded images or lists of lists",
     "sigma": "numbers",
 }
+
+
+def _chunks(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[str, int, int, bool]]:
+    """(name, bytes stored, bytes once inflated, has it a dictionary?) of these columns in a row group."""
+    told = parquet.metadata.row_group(group)
+    for chunk in map(told.column, range(told.num_columns)):
+        name = chunk.path_in_schema.split(".")[0]
+        if name in columns:
+            yield name, chunk.total_compressed_size, chunk.total_uncompressed_size, chunk.has_dictionary_page
+
+
+def _at_once(parquet: pq.ParquetFile, groups: list[int], columns: list[str]) -> int:
+    """How many rows to read at once: with a dictionary, each may be as large as all that is stored."""
+    most = max(
+        size if repeated else size // max(1, parquet.metadata.row_group(group).num_rows)
+        for group in groups
+        for _, _, size, repeated in _chunks(parquet, group, columns)
+    )
+    return max(1, min(BATCH, BATCH_BYTES // max(1, most)))
 
 
 def _plain(column: pa.Array) -> pa.Array:

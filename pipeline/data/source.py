@@ -23,13 +23,16 @@ PIECE = 1024  # examples in a piece, at most
 class Piece:
     """Up to PIECE examples: some files with their labels (-1 = none), or rows start .. stop − 1 of one file.
 
-    Made of JSON's own types: `Piece(**json.loads(json.dumps(dataclasses.asdict(piece)))) == piece`.
+    `at` is where in that file row `start` begins, for sources that can go there: a byte of an archive, a time stamp of
+    a video; -1 where it has to be read from its beginning. Made of JSON's own types:
+    `Piece(**json.loads(json.dumps(dataclasses.asdict(piece)))) == piece`.
     """
 
     files: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     start: int = 0
     stop: int = 0
+    at: int = -1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", tuple(self.files))

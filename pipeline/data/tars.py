@@ -27,10 +27,14 @@ TARS = (".tar", ".tar.gz", ".tgz")
 
 @dataclass
 class Member:
-    """A plain file of the archive; `read` is possible until the next member is asked for."""
+    """A plain file of the archive; `read` is possible until the next member is asked for.
+
+    `begin` is the byte at which its headers begin, where a later reading of a plain .tar may start.
+    """
 
     name: str
     size: int
+    begin: int
     stream: Forwards
 
     def read(self, most: int = MAX_BYTES) -> bytes:
@@ -43,11 +47,11 @@ class Member:
 class Forwards:
     """Bytes that are only read forwards, counted against what a compressed archive may inflate to."""
 
-    def __init__(self, raw: IO[bytes], packed: bool, name: str) -> None:
-        self.raw, self.packed, self.name, self.at = raw, packed, name, 0
+    def __init__(self, raw: IO[bytes], packed: bool, name: str, start: int = 0) -> None:
+        self.raw, self.packed, self.name, self.at = raw, packed, name, start
         self.stream: Any = gzip.GzipFile(fileobj=raw, mode="rb") if packed else raw
         self.length = raw.seek(0, 2)
-        raw.seek(0)
+        raw.seek(start)
 
     def take(self, count: int, least: int | None = None) -> bytes:
         """The next `count` bytes; ValueError where fewer than `least` (`count`) are left or they inflate too far."""
@@ -69,11 +73,19 @@ class Forwards:
             self.take(min(end - self.at, 1 << 20))
 
 
-def members(fs: fsspec.AbstractFileSystem, path: str, name: str) -> Iterator[Member]:
-    """The plain files of an archive in its order; ValueError about `name` where it is unsound or asks for too much."""
+def packed(path: str) -> bool:
+    """Whether an archive of this name is compressed, so that it can only be read from its beginning."""
+    return not path.lower().endswith(".tar")
+
+
+def members(fs: fsspec.AbstractFileSystem, path: str, name: str, start: int = 0) -> Iterator[Member]:
+    """The plain files of an archive in its order; ValueError about `name` where it is unsound or asks for too much.
+
+    `start` is the `begin` of the first that is wanted, 0 for all; other than 0 only of an archive that is not packed.
+    """
     with reading(fs, path) as raw:
         try:
-            yield from _members(Forwards(raw, not path.lower().endswith(".tar"), name))
+            yield from _members(Forwards(raw, packed(path), name, start))
         except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.HeaderError, UnicodeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(f"{name} is not a tar archive that can be read: {reason}.") from error
@@ -81,7 +93,7 @@ def members(fs: fsspec.AbstractFileSystem, path: str, name: str) -> Iterator[Mem
 
 def _members(stream: Forwards) -> Iterator[Member]:
     longer: dict[str, str] = {}
-    first = True
+    first, begin = True, stream.at
     while True:
         block = stream.take(BLOCK, 0)
         if not block.strip(b"\0"):
@@ -109,9 +121,10 @@ def _members(stream: Forwards) -> Iterator[Member]:
             _check(info, name, size, stream.name)
             longer = {}
             if info.isreg():
-                yield Member(name.removeprefix("./"), size, stream)
+                yield Member(name.removeprefix("./"), size, begin, stream)
             info.size = size if info.isreg() else 0
         stream.skip_to(start + -(-info.size // BLOCK) * BLOCK)
+        begin = begin if longer else stream.at
 
 
 def _check(info: tarfile.TarInfo, name: str, size: int, archive: str) -> None:

@@ -1,7 +1,10 @@
 """Videos: the frames of a video file, decoded one by one by PyAV (the optional extra `video`).
 
 The container is taken for what its suffix says and never guessed at: of FFmpeg's formats some are playlists, which
-would open other files and addresses. The size is compared with the cap for images before a frame is decoded.
+would open other files and addresses. The size is compared with the cap for images before a frame is decoded. A file
+that ends before the duration that its container states was cut off, which FFmpeg itself passes over in silence: its
+frames are good, and after the last one it is bad. (A recording that states no duration cannot be told from a whole
+one.)
 """
 
 from __future__ import annotations
@@ -18,21 +21,89 @@ from pipeline.data.images import MAX_PIXELS, BadImage
 
 FORMATS = {".avi": "avi", ".m4v": "mov", ".mkv": "matroska", ".mov": "mov", ".mp4": "mov", ".webm": "matroska"}
 VIDEOS = tuple(FORMATS)
+AHEAD = 32  # frames: twice what codecs may reorder
+SLACK = 0.05  # seconds that a stated duration may be off
 
 
-def count_frames(file: IO[bytes], name: str) -> int:
-    """How many frames a video has, counted by its packets without decoding any; BadImage where it cannot be read."""
+@dataclass(frozen=True)
+class Survey:
+    """What the packets of a video say: how many frames, their time stamps as shown, whether it is there to its end.
+
+    `stamps` is int64 (count,) ascending, or (0,) where a frame has none of its own.
+    """
+
+    count: int
+    stamps: np.ndarray
+    whole: bool
+
+
+def survey(file: IO[bytes], name: str) -> Survey:
+    """Passes through a video without decoding a frame of it; BadImage where it cannot be read."""
     with _opened(file, name) as (container, stream):
-        return sum(1 for packet in container.demux(stream) if packet.size)
+        stamps, watch = [], _Watch(container)
+        for packet in container.demux():
+            watch(packet)
+            if packet.stream is stream and packet.size:
+                stamps.append(packet.pts)
+        told = None not in stamps and len(set(stamps)) == len(stamps)
+        known = np.sort(np.array(stamps, np.int64)) if told else np.empty(0, np.int64)
+        return Survey(len(stamps), known, not watch.torn)
 
 
-def read_frames(file: IO[bytes], name: str) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 in the order in which they are shown; BadImage where the video is damaged."""
+def read_frames(file: IO[bytes], name: str, at: int = -1) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 in the order in which they are shown; BadImage where the video is damaged.
+
+    `at` is the time stamp of the first one wanted, -1 the beginning: decoding starts at a key frame before it.
+    """
     with _opened(file, name) as (container, stream):
-        for frame in container.decode(stream):
-            if frame.width * frame.height > MAX_PIXELS:
-                raise BadImage(f"{name} has frames of {frame.height}x{frame.width} pixels, more than {MAX_PIXELS}.")
-            yield frame.to_ndarray(format="rgb24")
+        watch = _Watch(container)
+        late = at >= 0 and not _reaches(container, stream, at)
+        if at >= 0:
+            container.seek(0 if late else _early(stream, at), stream=stream)
+        for packet in container.demux():
+            watch(packet)
+            for frame in packet.decode() if packet.stream is stream else ():
+                if frame.width * frame.height > MAX_PIXELS:
+                    raise BadImage(f"{name} has frames of {frame.height}x{frame.width} pixels, more than {MAX_PIXELS}.")
+                if at < 0 or (frame.pts is not None and frame.pts >= at):
+                    yield frame.to_ndarray(format="rgb24")
+        if watch.torn:
+            raise BadImage(f"{name} ends after {watch.end:.2f} of {watch.stated:.2f} seconds; it seems truncated.")
+
+
+def _early(stream: Any, at: int) -> int:
+    """A time stamp so far before `at` that frames are not shown before a key frame there and decoded after it."""
+    return max(0, at - int(AHEAD / float(stream.average_rate or AHEAD) / float(stream.time_base)))
+
+
+def _reaches(container: Any, stream: Any, at: int) -> bool:
+    """Whether seeking ends up at or before `at`, which a damaged or a missing index does not promise."""
+    container.seek(_early(stream, at), stream=stream)
+    first = next((packet for packet in container.demux(stream) if packet.pts is not None), None)
+    return first is not None and first.is_keyframe and first.pts <= at
+
+
+class _Watch:
+    """Looks at every packet, of sound too, for where the file ends, against where its container says that it does."""
+
+    def __init__(self, container: Any) -> None:
+        self.stated, self.end, self.slack = (container.duration or 0) / 1e6, 0.0, SLACK
+        first = container.streams.video[0]
+        if container.format.name == "avi" and first.average_rate:  # of a file cut off, FFmpeg makes the duration less
+            self.stated = max(self.stated, first.frames / float(first.average_rate))
+
+    def __call__(self, packet: Any) -> None:
+        if packet.pts is None and packet.dts is None:
+            return
+        start = packet.dts if packet.pts is None else packet.pts
+        self.end = max(self.end, float((start + (packet.duration or 0)) * packet.time_base))
+        rate = getattr(packet.stream, "average_rate", None)
+        self.slack = max(self.slack, 1.5 / float(rate)) if rate else self.slack
+
+    @property
+    def torn(self) -> bool:
+        """Whether more than a frame is missing at the end."""
+        return self.end + self.slack < self.stated
 
 
 @dataclass

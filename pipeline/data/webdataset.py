@@ -2,7 +2,9 @@
 
 The sample "a/7" is made of neighbours such as a/7.jpg, a/7.cls, a/7.json and a/7.txt: one image, a label (.cls, or
 "label" of .json), a caption (.txt, or "caption" or "text" of .json), and of what is damaged a/7.mask.png and "sigma" of
-.json. Archives are streamed; a piece is a range of samples of one of them.
+.json. Archives are streamed; a piece is a range of samples of one of them. In a plain .tar it begins where its first
+sample begins. A .tar.gz has to be inflated from its beginning: n samples of one archive are inflated n / 2,048 times
+over, so pack many archives of some thousand samples, or plain ones (images hardly compress).
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Any
 
 from pipeline.data.folders import SUFFIXES
 from pipeline.data.listing import inside, listing, locate, shown
-from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
-from pipeline.data.tars import TARS, members
+from pipeline.data.source import PIECE, Piece, Raw, Source, checked_id, checked_label, spans
+from pipeline.data.tars import TARS, members, packed
 
 MAX_TEXT = 1 << 20  # of a label, a caption or a .json
 READ = (*SUFFIXES, ".cls", ".json", ".txt", ".mask.png")
@@ -39,23 +41,27 @@ class WebDataset(Source):
         """Ranges of samples; every header of every archive is checked on the way."""
         count = 0
         for file in self._files():
-            here = sum(1 for _ in self._samples(file, 0))
+            here, begins = 0, []
+            for here, (_, _, begin) in enumerate(self._samples(file, 0), 1):
+                if here % PIECE == 1:
+                    begins.append(-1 if packed(file) else begin)
             count += here
-            yield from (Piece((file,), start=a, stop=b) for a, b in spans([here]))
+            yield from (Piece((file,), start=a, stop=b, at=begins[a // PIECE]) for a, b in spans([here]))
         if not count:
             raise ValueError(f"{shown(self.url)} has no samples; give archives with at least one image.")
 
     def read(self, piece: Piece) -> Iterator[Raw]:
-        """The samples start .. stop − 1 of one archive, which is passed through from its beginning."""
+        """The samples start .. stop − 1 of one archive."""
         (file,) = piece.files
         stem = file[: -next(len(end) for end in TARS if file.lower().endswith(end))]
-        for key, parts in islice(self._samples(file, piece.start, piece.stop), piece.start, piece.stop):
+        start, stop = (piece.start, piece.stop) if piece.at < 0 else (0, piece.stop - piece.start)
+        for key, parts, _ in islice(self._samples(file, start, stop, max(0, piece.at)), start, stop):
             yield self._raw(checked_id(f"{stem}/{key}", shown(key)), parts, f"{shown(key)} in {shown(file)}")
 
     def has(self) -> tuple[bool, tuple[str, ...]]:
         """Whether the first sample has a caption, and what it says of damage."""
         for file in self._files():
-            for _, parts in self._samples(file, 0, 1):
+            for _, parts, _ in self._samples(file, 0, 1):
                 told = _told(parts, shown(file))
                 damage = {"mask": ".mask.png" in parts, "sigma": "sigma" in told}
                 return "caption" in told, tuple(name for name in damage if damage[name])
@@ -83,12 +89,17 @@ class WebDataset(Source):
             raise ValueError(f"{shown(self.url)} has no archives; looked for {', '.join(TARS)}.")
         return files
 
-    def _samples(self, file: str, start: int, stop: int = 0) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """(key, {extension: bytes}) of every sample; the bytes only of those numbered start .. stop − 1."""
+    def _samples(
+        self, file: str, start: int, stop: int = 0, at: int = 0
+    ) -> Iterator[tuple[str, dict[str, bytes], int]]:
+        """(key, {extension: bytes}, first byte) of every sample from the byte `at` on, where one begins.
+
+        The bytes only of those numbered start .. stop − 1, from there.
+        """
         fs, root = locate(self.url)
         path = inside(fs, root, file) if fs.isdir(root) else root
-        key, parts, number = "", {}, -1
-        for member in members(fs, path, shown(file)):
+        key, parts, number, begin = "", {}, -1, at
+        for member in members(fs, path, shown(file), at):
             folder, _, base = member.name.rpartition("/")
             stem, dot, rest = base.partition(".")
             extension = f".{rest.lower()}"
@@ -97,14 +108,14 @@ class WebDataset(Source):
             here = f"{folder}/{stem}".removeprefix("/")
             if here != key or number < 0 or extension in parts:
                 if parts:
-                    yield key, parts
-                key, parts, number = here, {}, number + 1
+                    yield key, parts, begin
+                key, parts, number, begin = here, {}, number + 1, member.begin
             if start <= number < stop:
                 parts[extension] = member.read() if extension in (*SUFFIXES, ".mask.png") else member.read(MAX_TEXT)
             else:
                 parts[extension] = b""
         if parts:
-            yield key, parts
+            yield key, parts, begin
 
 
 def _told(parts: dict[str, bytes], name: str) -> dict[str, Any]:

@@ -80,6 +80,22 @@ def test_any_range_of_any_archive_of_a_folder_is_the_same_range(tmp_path: Path) 
     assert all(raw.image == one for raw in raws)
 
 
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_piece_of_a_plain_archive_is_read_from_where_it_begins(kind: int, tmp_path: Path, monkeypatch) -> None:
+    deep = "d" * 150  # so that the name of a member stands in a header of its own before it
+    one = png(1)
+    members = [m for i in range(2100) for m in ((f"{deep}/{i}.png", one), (f"{deep}/{i}.cls", b"%d" % i))]
+    source = WebDataset(str(pack(tmp_path / "a.tar", [*members[:2049], (".hidden", b"x"), *members[2049:]], kind)))
+    first, second, third = source.pieces()
+    assert first.at == 0 < second.at < third.at
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(b"\xff" * second.at + data[second.at :])  # what lies before is not looked at
+    assert [raw.label for raw in source.read(second)] == list(range(1024, 2048))
+    assert [raw.id for raw in source.read(third)] == [f"a/{deep}/{i}" for i in range(2048, 2100)]
+    packed = WebDataset(str(pack(tmp_path / "b.tgz", [(f"{i}.png", one) for i in range(1025)], kind)))
+    assert [piece.at for piece in packed.pieces()] == [-1, -1]
+
+
 def test_json_carries_label_caption_and_sigma_and_a_mask_lies_beside(tmp_path: Path, ingested) -> None:
     seen = np.zeros((4, 5), np.uint8)
     seen[1:3, 2:] = 255
