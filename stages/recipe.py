@@ -70,7 +70,8 @@ def helps(recipe: Recipe) -> dict[str, str]:
 def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -> tuple[Any, Any]:
     """Fill a recipe's options from a command line.
 
-    What is written later wins: the signature's defaults, `--config FILE`, plain options, `--set path=value`.
+    What is written later wins: the signature's defaults, `--config FILE`, plain options, `--set path=value`. A value
+    of an abstract class, which must say which one it is, is an option too: YAML in one word.
 
     Args:
         recipe: the function.
@@ -85,7 +86,9 @@ def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -
         ConfigError: an unknown option, a value that does not fit, a file that cannot be read.
     """
     declared = options_of(recipe)
-    plain = [field for field in dataclasses.fields(declared) if _is_plain(typing.get_type_hints(declared)[field.name])]
+    hints = typing.get_type_hints(declared)
+    plain = [field for field in dataclasses.fields(declared) if _is_plain(hints[field.name])]
+    named = [field.name for field in dataclasses.fields(declared) if _is_abstract(hints[field.name])]
     file = _config_file(arguments)
     base = declared() if file is None else config.from_json(declared, file)
     told = helps(recipe)
@@ -93,6 +96,8 @@ def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -
         (field.name, Annotated[field.type, tyro.conf.arg(help=told.get(field.name, ""))], getattr(base, field.name))
         for field in plain
     ]
+    yaml_word = Annotated[str | None, tyro.conf.arg(metavar="YAML")]
+    fields += [(name, Annotated[yaml_word, tyro.conf.arg(help=told.get(name, ""))], None) for name in named]
     both = dataclasses.make_dataclass(
         "Options", [(n, t, dataclasses.field(default=v)) for n, t, v in fields], bases=(common,), frozen=True
     )
@@ -100,7 +105,8 @@ def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -
     rest = "Anything deeper: --set path=value; `kintsugi show " + recipe.__name__ + "` lists every path."
     given = parse(both, arguments, prog, f"{summary}\n\n{rest}")
     options = dataclasses.replace(base, **{field.name: getattr(given, field.name) for field in plain})
-    for setting in given.set:
+    words = [f"{name}={getattr(given, name)}" for name in named if getattr(given, name) is not None]
+    for setting in [*words, *given.set]:
         path, equals, text = setting.partition("=")
         if not equals:
             raise config.ConfigError(f"--set {setting} has no value: write --set path=value")
@@ -169,6 +175,13 @@ def _is_plain(hint: Any) -> bool:
     """Whether the command line can hold it in one word, or in a few below one name."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return all(option is type(None) or _is_plain(option) for option in typing.get_args(hint))
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not inspect.isabstract(hint):
         return all(_is_plain(inner) for inner in typing.get_type_hints(hint).values())
     return isinstance(hint, type) and issubclass(hint, bool | int | float | str | enum.Enum)
+
+
+def _is_abstract(hint: Any) -> bool:
+    """Whether a value of it must say which class it is, under "is"."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_is_abstract(option) for option in typing.get_args(hint))
+    return isinstance(hint, type) and inspect.isabstract(hint)

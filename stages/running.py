@@ -113,6 +113,8 @@ def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) 
     made = asked.store.artifact(asked.target.address)
     metrics = made.json("metrics.json") if "metrics.json" in made.names() else {}
     results.write("metrics.json", json.dumps(metrics, indent=1))
+    sets = made.json("made.json") if "made.json" in made.names() else {}
+    sets = {name: without_password(asked.store.artifact(address).place.url) for name, address in sets.items()}
     page = None
     if "report.html" in made.names():
         results.write("report.html", made.read("report.html"))
@@ -121,6 +123,8 @@ def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) 
     for name, value in metrics.items():
         print(f"{name:<32} {value:.4f}")
     print(f"{counts['run']} steps run, {counts['cached']} cached, {seconds:.0f} s")
+    for name, place in sets.items():
+        print(f"{name}: {place}")
     if page:
         print(f"report: {page}")
     sys.stdout.flush()
@@ -130,6 +134,7 @@ def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) 
             "target": asked.target.fingerprint,
             "steps": counts,
             "metrics": metrics,
+            **sets,
             "report": page,
             "seconds": round(seconds, 2),
         }

@@ -1,0 +1,73 @@
+"""corrupted: somebody's images as a set that was seen through a corruption, with a report of what that hides."""
+
+from __future__ import annotations
+
+from pipeline.data.images import Resize
+from pipeline.data.sources import source_of
+from pipeline.data.windows import Windows
+from pipeline.graph import Scale, Step, step
+from pipeline.physics.conditions import Condition
+from pipeline.physics.corruption import Corruption, Noisy
+from stages.conditions import Told, Worsen
+from stages.corrupt import Corrupt, Part
+from stages.gallery import Gallery
+from stages.ingest import Ingest, OnBad, snapshot
+
+
+def corrupted(
+    data: str = "digits",
+    corruption: Corruption = Noisy(noise=0.5),
+    label_condition: Condition | None = None,
+    caption_condition: Condition | None = None,
+    first: int = 0,
+    count: int | None = None,
+    size: int | None = None,
+    resize: Resize = Resize.FAIL,
+    frames: int | None = None,
+    stride: int = 1,
+    colour: bool | None = None,
+    labels: bool = False,
+    on_bad: OnBad = OnBad.FAIL,
+    budget: float = 0.01,
+    seed: int = 0,
+    readers: int = 1,
+) -> Step:
+    """Ingest images, corrupt each by a draw that its id decides, and show what became of them.
+
+    Args:
+        data: "digits", a folder of images, videos or archives, or a file of them; any fsspec URL.
+        corruption: what happens to the images, such as {is: pipeline.physics.corruption.Noisy, noise: 0.5}.
+        label_condition: how labels are told wrong, such as {is: pipeline.physics.conditions.Swap, ratio: 0.1}.
+        caption_condition: how captions are told wrong, such as {is: pipeline.physics.conditions.TokenRemoval,
+            ratio: 0.2}.
+        first: how many images to pass over, in the order of the seed.
+        count: how many to take then; all that are left if not given. Sets of one seed whose ranges do not meet have
+            no image in common.
+        size: side of the square that images are brought to (with --resize); their own size if not given.
+        resize: what to do with images of another size.
+        frames: how many frames a clip has, to read films as clips.
+        stride: how far the frames of a clip lie apart.
+        colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
+            image in a grey set is refused.
+        labels: whether every image must have a label.
+        on_bad: what to do with a file that is no usable image.
+        budget: the largest share of the files that may be left out.
+        seed: of the choice of images, of the corruption and of what is told wrong.
+        readers: how many processes read and corrupt images.
+    """
+    source = source_of(data, frames, stride)
+    mode, own = source.peek()
+    grey = mode == "L" if colour is None else not colour
+    clip = (source.frames,) if isinstance(source, Windows) else ()
+    shape = (1 if grey else 3, *clip, *((size, size) if size else own))
+    corruption.out_shape(shape)
+    wide = Scale(workers=readers)
+    full = step(
+        Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source)), "ingest", wide
+    )
+    conditions = [(Told.LABEL, label_condition), (Told.CAPTION, caption_condition)]
+    wanted = [(told, condition) for told, condition in conditions if condition is not None]
+    made = step(Corrupt(full, Part(first, count, seed), corruption, seed), "data/images" if wanted else "data", wide)
+    for left, (told, condition) in enumerate(wanted, 1 - len(wanted)):
+        made = step(Worsen(made, condition, told, seed), "data" if not left else f"data/{told.value}", wide)
+    return step(Gallery(full, made, corruption), "report")
