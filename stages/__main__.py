@@ -24,6 +24,7 @@ VERBS = {
     "gc": "delete what no name leads to",
     "sample": "draw images from a model",
     "evaluate": "measure a model on a set of images",
+    "data": "say what images hold, and which are in two sets",
     "doctor": "check this machine, the store, Ray and MLflow",
 }
 USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
@@ -65,9 +66,9 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, running, verbs
+    from stages import doctor, running, verb_data, verbs
 
-    return next(getattr(module, verb) for module in (running, verbs, doctor) if hasattr(module, verb))
+    return next(getattr(module, verb) for module in (running, verbs, doctor, verb_data) if hasattr(module, verb))
 
 
 def _say(sentence: str, code: int, debug: bool) -> int:

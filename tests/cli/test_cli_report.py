@@ -11,10 +11,12 @@ import pytest
 from doubles import pixels
 from PIL import Image
 
+from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
+from pipeline.place import Place
 from stages.compare import _as_pixels, _first
 
 
@@ -31,12 +33,14 @@ def test_a_grid_shows_every_pixel_where_it_belongs(channels):
 
 
 @pytest.mark.parametrize("count", [1, 31, 40])
-def test_a_set_is_shown_by_its_first_rows_however_few(count):
+def test_a_set_is_shown_by_its_first_rows_however_few(count, tmp_path):
     rows = Examples(tuple(map(str, range(count))), np.stack([pixels(i, (1, 4, 4)) for i in range(count)]))
     buffer = io.BytesIO()
     write_shard(buffer, rows)
-    described = {"shards": [{"name": "a", "rows": count}]}
-    data = SimpleNamespace(json=lambda name: described, file=lambda name: io.BytesIO(buffer.getvalue()))
+    place = Place(str(tmp_path))
+    place.write(name(0), buffer.getvalue())
+    Manifest.of([count], (1, 4, 4), "uint8").write(place)
+    data = SimpleNamespace(file=place.open)
     assert _first(data) == grid(rows.images[:32])
 
 

@@ -1,0 +1,192 @@
+"""Sets: rows that a census looks at, whether they lie in the store or still in somebody's folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline import config
+from pipeline.data.damaged import operator_row
+from pipeline.data.images import BadImage, decode, header
+from pipeline.data.leaks import Damage
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.records import Examples
+from pipeline.data.shards import read_shard
+from pipeline.data.sources import Source
+from pipeline.graph import Step
+from pipeline.physics.corruption import Clean, Corruption
+from pipeline.physics.masks import PixelMask
+from pipeline.store import Artifact, Store, StoreError
+
+MOST = 1024  # pieces in a set: what each of them reports is small and held
+AT_ONCE = 1 << 24  # numbers of decoded images that are held together, about
+LOOKED = 64  # shards in which the originals of shown rows are looked for
+SIGNATURES = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"RIFF": "WEBP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one shape; `kinds` are tallies of how they were stored and of what could not be read."""
+
+    rows: Examples
+    names: tuple[str, ...]
+    kinds: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Set(ABC):
+    """A set under its name."""
+
+    name: str
+    same_id_same_image: ClassVar[bool] = False
+
+    @abstractmethod
+    def pieces(self, store: Store) -> list[Any]:
+        """Bounded pieces of work, `MOST` at most, each of parts that are read one after the other."""
+
+    @abstractmethod
+    def read(self, store: Store, piece: Any) -> Iterator[Batch]:
+        """The rows of a piece, in its order, a bounded number at a time."""
+
+    @abstractmethod
+    def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
+        """How rows of `shape` with these operator columns were seen; None where that is not known."""
+
+    def originals(self, store: Store, ids: Sequence[str]) -> Examples | None:
+        """What rows were made from, in the order of `ids`, where that is known and may be shown beside them."""
+        return None
+
+
+@dataclass(frozen=True)
+class Stored(Set):
+    """A set of rows in the store."""
+
+    data: Step
+    same_id_same_image: ClassVar[bool] = True
+
+    def pieces(self, store: Store) -> list[Any]:
+        shards = Manifest.open(store.artifact(self.data.address).file).filled().tolist()
+        return _grouped(shards)
+
+    def read(self, store: Store, piece: Any) -> Iterator[Batch]:
+        data = store.artifact(self.data.address)
+        for i in piece:
+            rows = read_shard(data.file(name(i)), f"{name(i)} of {data.address}")
+            yield Batch(rows, rows.ids)
+
+    def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
+        made = store.artifact(self.data.address)
+        tree = made.manifest["config"]
+        if "corruption" not in tree:
+            return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape)
+        before = self._before(store, made)
+        try:
+            corruption = config.from_json(Corruption, tree["corruption"])
+        except ValueError:  # a corruption of somebody's own that is not here
+            return None
+        if isinstance(corruption, Clean):
+            return Damage(PixelMask(0.0) if "mask" in columns else corruption, shape)
+        return None if before is None else Damage(corruption, Manifest.open(before.file).shape)
+
+    def originals(self, store: Store, ids: Sequence[str]) -> Examples | None:
+        before = self._before(store, store.artifact(self.data.address))
+        found: dict[str, Examples] = {}
+        if before is None:
+            return None
+        for i in Manifest.open(before.file).filled().tolist()[:LOOKED]:
+            rows = read_shard(before.file(name(i)), name(i))
+            found |= {text: rows.take([k]) for k, text in enumerate(rows.ids) if text in ids}
+            if len(found) == len(set(ids)):
+                return Examples.concat([found[text] for text in ids])
+        return None
+
+    def _before(self, store: Store, made: Artifact) -> Artifact | None:
+        address = made.manifest["needs"].get("data")
+        try:
+            return None if address is None else store.artifact(address)
+        except StoreError:
+            return None
+
+
+@dataclass(frozen=True)
+class Found(Set):
+    """A collection as it was found, each image in its own size and in colour if it is.
+
+    Args:
+        source: where the images are.
+        sigma: std of the noise that they are declared to have, in units of [-1, 1] images; None: as they say.
+        snapshot: what `stages.ingest.snapshot(source)` said, so that changed files are counted again.
+    """
+
+    source: Source
+    sigma: float | None = None
+    snapshot: str = ""
+
+    def pieces(self, store: Store) -> list[Any]:
+        return _grouped(self.source.pieces())
+
+    def read(self, store: Store, piece: Any) -> Iterator[Batch]:
+        found = (self._decoded(raw) for part in piece for raw in self.source.read(part))
+        for form, group in groupby(found, key=lambda one: one.get("form")):
+            if form is None:
+                for one in group:
+                    yield Batch(Examples((), np.empty((0, 1, 1), np.uint8)), (), {"unreadable": {one["why"]: 1}})
+                continue
+            while batch := list(islice(group, max(1, min(1024, AT_ONCE // form[0])))):
+                yield _batch(batch)
+
+    def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
+        return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape, self.sigma)
+
+    def _decoded(self, raw: Any) -> dict[str, Any]:
+        try:
+            head = header(raw.image, raw.name)
+            pixels = decode(raw.image, raw.name, head.mode)
+            row = operator_row(raw.damage, head, pixels.shape, raw.name)
+        except BadImage as error:
+            return {"why": str(error)}
+        form = (pixels.size, pixels.shape, tuple(sorted(row)), raw.caption is None)
+        return {"form": form, "raw": raw, "pixels": pixels, "row": row, "mode": head.stored, "turned": head.turned}
+
+
+def _batch(found: list[dict[str, Any]]) -> Batch:
+    raws = [one["raw"] for one in found]
+    names = tuple(raw.id for raw in raws)
+    kinds = {
+        "format": Counter(_format(raw.image) for raw in raws),
+        "mode": Counter(one["mode"] for one in found),
+        "turned upright": Counter(images=sum(one["turned"] for one in found)),
+    }
+    operator = {key: np.stack([np.asarray(one["row"][key]) for one in found]) for key in found[0]["row"]}
+    label = np.array([-1 if raw.label is None else raw.label for raw in raws], np.int64)
+    caption = () if raws[0].caption is None else tuple(raw.caption for raw in raws)
+    unique = tuple(f"{i}/{text}" for i, text in enumerate(names))  # two of a stranger's ids may be one
+    rows = Examples(unique, np.stack([one["pixels"] for one in found]), label, operator, caption)
+    return Batch(rows, names, kinds)
+
+
+def _format(image: Any) -> str:
+    if isinstance(image, tuple):
+        return f"{_format(image[0])}, {len(image)} frames" if image else "no frames"
+    if isinstance(image, np.ndarray):
+        return "array"
+    return next((kind for start, kind in SIGNATURES.items() if image.startswith(start)), "PPM")
+
+
+def _grouped(parts: list[Any]) -> list[Any]:
+    width = -(-len(parts) // MOST) if parts else 1
+    return [tuple(parts[i : i + width]) for i in range(0, len(parts), width)]
