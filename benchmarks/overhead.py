@@ -62,7 +62,7 @@ def main(repeats: int = 5, images: int = 25_600, width: int = 32) -> None:
         data = step(Corrupt(full, Part(0, 1024)))
         run_graph(data, store, quiet, capacity)
         stage = Train(data, unet.Config(width=width), Fit(images=images))
-        make = partial(course, stage, store.artifact(data.address))
+        make = partial(course, stage, [store.artifact(data.address)])
         ratios = []
         for repeat in range(repeats):
             bare, ray = Rates(), Rates()

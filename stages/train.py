@@ -1,4 +1,4 @@
-"""Train: one denoiser from one set of rows."""
+"""Train: one denoiser from one set of rows, or from several by stated proportions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.augment import Augment
 from pipeline.data.manifest import Manifest
+from pipeline.data.mix import Mixed, whole
 from pipeline.data.reader import InMemory, Reader
 from pipeline.data.records import Examples
 from pipeline.data.stream import Streamed
@@ -90,22 +91,50 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Share:
+    """A set of rows and how many of a mixture's it has, as a weight among the others'."""
+
+    data: Step
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Train(Stage):
-    """A denoiser (`denoiser.json`, `weights.safetensors`) of the rows in `data`, by plain denoising."""
+    """A denoiser (`denoiser.json`, `weights.safetensors`), by plain denoising.
+
+    Args:
+        data: the rows it learns from.
+        backbone: the network.
+        fit: how it is trained.
+        seed: of its weights, its order and its noise.
+        also: further rows, such as restored ones; every batch has rows of each set by the weights.
+        weight: that of `data` among them.
+    """
 
     data: Step
     backbone: Backbone = unet.Config()
     fit: Fit = Fit()
     seed: int = 0
+    also: tuple[Share, ...] = ()
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.weights()
+
+    def weights(self) -> tuple[int, ...]:
+        """Of `data` and the sets in `also`, as whole numbers."""
+        return whole([self.weight, *(share.weight for share in self.also)])
 
     def run(self, at: Context) -> None:
-        metrics = train(partial(course, self, at.open(self.data)), save, at, self.fit.cadence)
+        sets = [at.open(self.data), *(at.open(share.data) for share in self.also)]
+        metrics = train(partial(course, self, sets), save, at, self.fit.cadence)
         at.out.write("metrics.json", json.dumps(metrics))
 
 
-def course(stage: Train, data: Artifact, device: torch.device) -> Course:
-    """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of `data`."""
-    rows = opened(data, stage.fit.memory)
+def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
+    """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
+    parts = tuple(opened(data, stage.fit.memory / len(sets)) for data in sets)
+    rows = Mixed(parts, stage.weights()) if len(parts) > 1 else parts[0]
     centre, spread = rows.moments()
     precond = EDM(sigma_data=spread)
     key = Key(stage.seed).fold("train")

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 
-def conjugate_gradients(A: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1e-6, steps: int = 100) -> Tensor:
+def conjugate_gradients(
+    A: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1e-6, steps: int = 100, strict: bool = True
+) -> Tensor:
     """The x of smallest norm with A x = b, one independent system per example.
 
     `A` maps (B, *) to (B, *), linear, symmetric and positive semi-definite within each example; `b` is (B, *), in the
     range of A. Each example stops once its residual is below `tol`·‖b‖, all stop after `steps` products with A (then x
     is the best of its Krylov space, not the solution). Homogeneous: scaling b scales x, whatever the magnitude.
 
-    Raises ValueError when b is not (B, *) and finite, or A returns another shape, a NaN, or negative curvature.
+    Raises ValueError when b is not (B, *) and finite, or A returns another shape, a NaN, or negative curvature. Unless
+    `strict`, an example stops where it meets negative curvature, as a learned A may have.
     """
     if b.ndim < 2:
         raise ValueError(f"conjugate gradients need b of shape (B, *), got {tuple(b.shape)}.")
@@ -49,7 +52,7 @@ def conjugate_gradients(A: Callable[[Tensor], Tensor], b: Tensor, tol: float = 1
         if not torch.isfinite(curvature).all():
             raise ValueError("conjugate gradients met NaN or infinity in A x: check that A returns finite numbers.")
         rounding = 100 * torch.finfo(b.dtype).eps * (dot(p, p) * dot(Ap, Ap)).sqrt()
-        if (curvature < -rounding).any():
+        if strict and (curvature < -rounding).any():
             raise ValueError("conjugate gradients need a positive semi-definite A, but ⟨x, A x⟩ < 0 for some x.")
         running = running & (curvature > 0)
         alpha = torch.where(running, rr / torch.where(running, curvature, 1), 0)

@@ -4,6 +4,9 @@ One model a view, and one joint model that learns from all views and from the fe
 precision-weighted least squares, the joint model as one more view (A = I), with a regularised residual on top. Judged
 at equal clean images against a model of the clean images alone. `pipeline/diffusion/compose.py` and `joint.py` have the
 mathematics. A share of the full images trains nothing: it measures the models' errors and the gates.
+
+With `rounds`, the combination completes every view's rows to whole images, a model learns from those and the full
+ones, and joins the combination in its turn: Monte-Carlo EM (Rozet et al. 2024), whose E-step is `stages/restore.py`.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.ingest import Ingest, OnBad, snapshot
 from stages.joint import Rows, TrainJoint
+from stages.restore import Restore
 from stages.sample import Sample
-from stages.train import Fit, Train
+from stages.train import Fit, Share, Train
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def partial_views(
     on_bad: OnBad = OnBad.FAIL,
     budget: float = 0.01,
     joint: bool = True,
+    rounds: int = 0,
+    draws: int = 2,
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -56,11 +62,13 @@ def partial_views(
     views: tuple[Named, ...] | None = None,
     view_backbone: Backbone = unet.Config(dropout=0.4),
     joint_backbone: Backbone = unet.Config(dropout=0.3),
+    completed_backbone: Backbone = unet.Config(dropout=0.15),
     clean_backbone: Backbone = unet.Config(dropout=0.6),
     residual_backbone: Backbone = unet.Config(dropout=0.5),
     ceiling_backbone: Backbone = unet.Config(dropout=0.15),
     view_fit: Fit = Fit(images=112_000).decayed(0.3),
     joint_fit: Fit = Fit(images=192_000).decayed(0.3),
+    completed_fit: Fit = Fit(images=160_000).decayed(0.3),
     clean_fit: Fit = Fit(images=51_200).decayed(0.3),
     residual_fit: Fit = Fit(images=12_800).decayed(1.0),
     ceiling_fit: Fit = Fit(images=96_000),
@@ -81,6 +89,8 @@ def partial_views(
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
         joint: whether one more model learns from all views and the full images together.
+        rounds: how often the views' rows are completed by the combined models and learned from.
+        draws: completions of every row in a round.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
@@ -89,11 +99,13 @@ def partial_views(
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
         joint_backbone: network of the joint model.
+        completed_backbone: network of the model of the completed rows.
         clean_backbone: network of the clean-only model.
         residual_backbone: network of the residual.
         ceiling_backbone: network of the ceiling.
         view_fit: how each view's model is trained.
         joint_fit: how the joint model is trained.
+        completed_fit: how the model of the completed rows is trained, in every round.
         clean_fit: how the clean-only model is trained; longer, it overfits.
         residual_fit: how the residual is trained.
         ceiling_fit: how the ceiling is trained.
@@ -106,6 +118,8 @@ def partial_views(
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
+    if rounds < 0 or draws < 1:
+        raise ValueError(f"rounds is {rounds} and draws is {draws}: give rounds from 0 and draws from 1")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
     if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
@@ -139,6 +153,21 @@ def partial_views(
         names.insert(0, "joint")
 
     one = replace(scale, workers=1)
+    shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
+    first = list(seen)
+    for n in range(rounds):
+        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed), f"base/{n}", one)
+        completed = [
+            step(Restore(combined, d, v.map, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
+            for v, d in zip(chosen, harmed, strict=True)
+        ]
+        shown += [Shown(f"completed, round {n}: {v.name}", d) for v, d in zip(chosen, completed, strict=True)]
+        also = tuple(Share(rows, per_view) for rows in completed)  # each image as often as any other
+        learned = Train(taught, completed_backbone, completed_fit, seed + n, also, clean - aside)
+        models["completed"] = step(learned, f"completed/{n}", scale)
+        seen = [Seen(Identity(shape), models["completed"]), *first]
+    if rounds:
+        names.insert(0, "completed")
     base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed), "base", one)
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
@@ -153,7 +182,6 @@ def partial_views(
         drawn = step(Sample(model, samples, seed=seed), f"samples/{name}", one)
         judged = step(Evaluate(model, held, drawn), f"evaluate/{name}", one)
         contestants.append(Contestant(name, judged, drawn))
-    shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     return step(
         Compare(
             title="Diffusion from partial views",
@@ -169,7 +197,7 @@ def partial_views(
     )
 
 
-RESERVED = {"clean", "test", "unharmed", "joint"}
+RESERVED = {"clean", "test", "unharmed", "joint", "completed"}
 
 
 def default_views(shape: tuple[int, int, int]) -> tuple[Named, ...]:

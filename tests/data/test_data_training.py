@@ -18,7 +18,7 @@ from pipeline.data.stream import Streamed
 from pipeline.graph import step
 from pipeline.place import Place
 from stages.ingest import Ingest
-from stages.train import Fit, Train, course, opened, reader
+from stages.train import Fit, Share, Train, course, opened, reader
 
 N = 2500
 SIZE = N * 9  # bytes
@@ -79,10 +79,32 @@ def test_turned_images_have_the_pixels_that_they_had(data):
 
 def test_a_streamed_course_trains_and_takes_its_scale_from_the_rows(data):
     stage = Train(step(Ingest(None, (1, 3, 3))), mlp.Config(width=8, blocks=1), Fit(images=64, batch=16, memory=0))
-    made, known = (course(stage, data, torch.device("cpu")), opened(data, 1).moments())
+    made, known = (course(stage, [data], torch.device("cpu")), opened(data, 1).moments())
     assert torch.allclose(made.state.model.centre, known[0], atol=1e-5)
     assert made.objective.precond.sigma_data == pytest.approx(known[1], rel=1e-4)
     assert made.run().images == 64
+
+
+@pytest.mark.parametrize("memory", [0, 1])
+def test_a_mixture_has_every_set_in_its_proportion_whoever_reads_it(data, memory):
+    of = step(Ingest(None, (1, 3, 3)))
+    stage = Train(
+        of, mlp.Config(width=8, blocks=1), Fit(images=64, batch=16, memory=memory), also=(Share(of, 0.25),), weight=0.75
+    )
+    made = course(stage, [data, data], torch.device("cpu"))
+    alone = batch(made.batches, start=32)
+    assert [int((one.index < N).sum()) for one in alone] == [12] * 4
+    halves = zip(*(batch(made.batches, start=32, rank=rank, world=2) for rank in range(2)))
+    for one, parts in zip(alone, halves, strict=True):
+        assert torch.equal(one.x, torch.cat([part.x for part in parts]))
+    assert made.run().images == 64
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan")])
+def test_a_set_without_weight_is_refused(weight):
+    of = step(Ingest(None, (1, 3, 3)))
+    with pytest.raises(ValueError, match="positive one"):
+        Train(of, also=(Share(of, weight),))
 
 
 def test_memory_below_nothing_is_refused():

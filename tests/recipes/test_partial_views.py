@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from pipeline import graph
 from pipeline.store import Store
@@ -34,6 +35,8 @@ SMALL = [
         "joint_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}",
     ),
     *("--set", "view_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
+    *("--rounds", "1", "--set", "completed_fit.images=256"),
+    *("--set", "completed_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
 ]
 
 
@@ -72,11 +75,11 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 24, "cached": 0}
+    assert first["steps"] == {"run": 31, "cached": 0}
     names = {
         f"{kind}/{model}"
         for kind in ("denoising_error", "frechet")
-        for model in ("composed", "base", "joint", "clean_only")
+        for model in ("composed", "base", "joint", "completed", "clean_only")
     }
     assert first["metrics"].keys() == names | {"ratio"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
@@ -85,7 +88,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 24}
+    assert second["steps"] == {"run": 0, "cached": 31}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -101,8 +104,14 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     assert taught | held == sets["clean"]
     assert not taught & held
     assert len(held) == 4
+    for view in default_views((1, 8, 8)):
+        rows = load(store.artifact(refs[f"partial_views/data/{view.name}"]))
+        whole = load(store.artifact(refs[f"partial_views/data/completed/0/{view.name}"]))
+        assert whole.ids == tuple(f"{name}~{draw}" for draw in range(2) for name in rows.ids)
+        torch.testing.assert_close(view.map(whole.x()), rows.x().repeat(2, 1, 1, 1), rtol=0, atol=2e-3)
+        assert not torch.equal(whole.x()[:40], whole.x()[40:])
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 24
+    assert len(runs) == 31
     assert {status for _, status in runs} == {"FINISHED"}
 
 

@@ -1,0 +1,72 @@
+"""A denoiser that has also seen y = A x₀ + σ_y n: the mean of p(x₀ | x, y) from that of p(x₀ | x).
+
+Given x = x₀ + σz, x₀ is taken for a Gaussian of mean D(x, σ) and covariance V = σ² ∂D/∂x, which it truly has (Tweedie's
+second identity). Then E[x₀ | x, y] = D + V Aᵀ (σ_y² I + A V Aᵀ)⁻¹ (y − A D): moment matching (Rozet et al. 2024, DiEM,
+arXiv 2405.13712), exact for every Gaussian law. ∂D/∂x, symmetric for a true D, is applied as its transpose, which is
+one pass backwards through the denoiser.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Denoiser, expand
+from pipeline.physics.linear import LinearMap
+from pipeline.physics.solve import conjugate_gradients
+
+
+class Posterior:
+    """E[x₀ | x, y] for rows y (B, *out) of the images x (B, *in) it is called with, in the same order.
+
+    Args:
+        D: the denoiser that has not seen y; torch can differentiate it.
+        A: what y shows.
+        y: (B, *out).
+        noise: σ_y, in the units of y. At 0 the part that A sees is y itself, exactly, whatever the solver left.
+        iterations: conjugate-gradient steps; one backward pass each, and one more.
+        ridge: least σ_y²/σ² that is solved with, as a share of the variance that D states along y − A D. A learned
+            ∂D/∂x has eigenvalues next to 0 or below, where no true one has any; without a ridge a step goes astray.
+        bound: the largest absolute value of an image: its mean has no larger one either (None: there is none).
+    """
+
+    def __init__(
+        self,
+        D: Denoiser,
+        A: LinearMap,
+        y: Tensor,
+        noise: float = 0.0,
+        iterations: int = 3,
+        ridge: float = 0.1,
+        bound: float | None = 1.0,
+    ) -> None:
+        if noise < 0 or iterations < 1 or ridge < 0:
+            raise ValueError(
+                f"noise is {noise}, iterations {iterations} and ridge {ridge}: give them from 0, iterations from 1"
+            )
+        self.D, self.A, self.y, self.noise = D, A, y, noise
+        self.iterations, self.ridge, self.bound = iterations, ridge, bound
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+        """E[x₀ | x, y] (B, *in)."""
+        A = self.A
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            guess = self.D(x, sigma, cond)
+        mean, y = guess.detach(), self.y.to(guess.dtype)
+
+        def spread(v: Tensor) -> Tensor:  # V v / σ²
+            return torch.autograd.grad(guess, x, v, retain_graph=True)[0]
+
+        def seen(u: Tensor) -> Tensor:  # A V Aᵀ u / σ²
+            return A(spread(A.adjoint(u)))
+
+        wrong = y - A(mean)
+        square = wrong.square().flatten(1).sum(1)
+        typical = (wrong * seen(wrong)).flatten(1).sum(1) / torch.where(square > 0, square, 1)
+        ratio = expand(torch.maximum(self.noise**2 / sigma**2, self.ridge * typical), y)
+        u = conjugate_gradients(lambda u: ratio * u + seen(u), wrong, steps=self.iterations, strict=False)
+        mean = mean + spread(A.adjoint(u))
+        if self.bound is not None:
+            mean = mean.clamp(-self.bound, self.bound)
+        return mean + A.pinv(y - A(mean)) if self.noise == 0 else mean
