@@ -79,11 +79,16 @@ class Stage(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A stage among its inputs. `label` is for people, `scale` for the cluster; neither bears identity."""
+    """A stage among its inputs.
+
+    `label` is for people, `scale` for the cluster, `after` are steps that are to be done before this one starts,
+    although it does not read them. None of the three bears identity.
+    """
 
     stage: Stage
     label: str = ""
     scale: Scale = Scale()
+    after: tuple[Step, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -104,6 +109,11 @@ class Step:
     def needs(self) -> dict[str, Step]:
         """The steps among the stage's fields, by dotted path."""
         return dict(_steps(self.stage, ""))
+
+    @property
+    def before(self) -> tuple[Step, ...]:
+        """What is to be done before it starts."""
+        return *self.needs.values(), *self.after
 
     def __config__(self) -> dict[str, str]:
         return {"step": self.address}
@@ -135,19 +145,19 @@ class Given(Step):
         return {}
 
 
-def step(stage: Stage, label: str = "", scale: Scale | None = None) -> Step:
+def step(stage: Stage, label: str = "", scale: Scale | None = None, after: tuple[Step, ...] = ()) -> Step:
     """Put a stage into a graph. Raises: TypeError: a field has no canonical form."""
     canonical(stage, type(stage).__name__)
-    return Step(stage, label or type(stage).__name__.lower(), scale or Scale())
+    return Step(stage, label or type(stage).__name__.lower(), scale or Scale(), after)
 
 
 def walk(target: Step) -> list[Step]:
-    """The target and everything it needs, each address once, needs first."""
+    """The target and everything that is to be done before it, each address once, in an order in which it may be."""
     seen: dict[str, Step] = {}
     stack = [target]
     while stack:
         node = stack[-1]
-        fresh = [need for need in node.needs.values() if need.address not in seen]
+        fresh = [need for need in node.before if need.address not in seen]
         if fresh:
             stack.extend(reversed(fresh))
         else:
@@ -261,7 +271,7 @@ def run(
 def _ready(waiting: dict[str, Step], running: dict[str, Step], capacity: tuple[float, float]) -> Iterator[Step]:
     free = [have - sum(n.scale.total[i] for n in running.values()) for i, have in enumerate(capacity)]
     for node in list(waiting.values()):
-        blocked = any(need.address in waiting or need.address in running for need in node.needs.values())
+        blocked = any(need.address in waiting or need.address in running for need in node.before)
         if not blocked and all(want <= left for want, left in zip(node.scale.total, free, strict=True)):
             free = [left - want for want, left in zip(node.scale.total, free, strict=True)]
             yield node

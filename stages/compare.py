@@ -12,6 +12,7 @@ from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.store import Artifact
+from stages.census_page import summary
 from stages.corrupt import load
 
 
@@ -44,6 +45,8 @@ class Compare(Stage):
         ceiling: the name of the model that saw everything unharmed, if there is one.
         calibration: the composed model, whose scale and gates are plotted.
         base: the combined views, whose errors are plotted.
+        names: those of the base's parts, in its order.
+        census: what the sets hold.
     """
 
     title: str
@@ -54,6 +57,7 @@ class Compare(Stage):
     calibration: Step | None = None
     base: Step | None = None
     names: tuple[str, ...] = ()
+    census: Step | None = None
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
@@ -64,6 +68,7 @@ class Compare(Stage):
         report.parts.append(Section("Samples", ["The same starting noise for each model."], pictures=drawn))
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Section("What they learned from", pictures=shown))
+        report.parts += [] if self.census is None else [summary(at.open(self.census))]
         report.parts += self._calibration(at)
         cards = {c.name: found[c.name]["cards"] for c in self.contestants}
         report.parts.append(Section("How it was measured", code=json.dumps(cards, indent=1, ensure_ascii=False)))

@@ -20,11 +20,13 @@ from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption
 from pipeline.store import Artifact
+from stages.census_page import summary
 
 
 @dataclass(frozen=True)
 class Gallery(Stage):
-    """`report.html` and `metrics.json` of a set that was made from `clean` by a corruption, from its first rows.
+    """`report.html` and `metrics.json` of a set that was made from `clean` by a corruption, from its first rows,
+    and what a `census` found.
 
     Measured are the noise, the root mean square of y - A x0, beside its stated one, and the share of an image's
     dimensions that A sees, E |P z|² / |z|² for white z and P = A⁺A; of black boxes only what they change.
@@ -34,6 +36,7 @@ class Gallery(Stage):
     data: Step
     corruption: Corruption
     count: int = 16
+    census: Step | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -60,6 +63,7 @@ class Gallery(Stage):
             )
             table = [[text, a, c, b, d] for text, (a, b), (c, d) in lines]
             report.parts.append(Section("What is told of them", header=header, rows=table))
+        report.parts += [] if self.census is None else [summary(at.open(self.census))]
         for caption, png in pictures:
             at.tracker.picture(f"{caption}.png", png)
         at.tracker.metrics(metrics, at=0)

@@ -27,6 +27,10 @@ class Progress(ABC):
         """A running step said where it is."""
 
     @abstractmethod
+    def warn(self, step: Step, text: str) -> None:
+        """A step found something that a person should know before the others go on."""
+
+    @abstractmethod
     def close(self) -> None:
         """Leave the terminal as it was."""
 
@@ -49,6 +53,9 @@ class Lines(Progress):
             self._last[step.address] = now
             known = {name: round(values[name], 5) for name in SHOWN if name in values}
             self._write({"event": "progress", "step": step.label, "at": at, **known})
+
+    def warn(self, step: Step, text: str) -> None:
+        self._write({"event": "warning", "step": step.label, "text": text})
 
     def close(self) -> None:
         self.stream.flush()
@@ -103,6 +110,9 @@ class Bars(Progress):
         if "eta" in values:
             said.append(f"ETA {values['eta']:.0f} s")
         self.bars.update(self._tasks[step.address], completed=values.get("done", 0), said="  ".join(said))
+
+    def warn(self, step: Step, text: str) -> None:
+        self.console.print(f"{step.label}: {text}", style="yellow", highlight=False, markup=False)
 
     def close(self) -> None:
         self.bars.stop()

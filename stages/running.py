@@ -63,6 +63,9 @@ def run(words: list[str]) -> int:
         if event.what in ("done", "cached"):  # not before: a name must not leave a good result for one that fails
             store.point(asked.name, {event.step.label: event.step.address})
         progress.event(event)
+        if event.what in ("done", "cached") and event.step.address.startswith("census/"):
+            for text in store.artifact(event.step.address).json("census.json")["warnings"]:
+                progress.warn(event.step, text)
 
     try:
         if all(line.cached for line in graph.plan(target, store)):

@@ -134,7 +134,7 @@ class Train(Stage):
 def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
     parts = tuple(opened(data, stage.fit.memory / len(sets)) for data in sets)
-    rows = Mixed(parts, stage.weights()) if len(parts) > 1 else parts[0]
+    rows = parts[0] if len(parts) == 1 else Mixed(parts, stage.weights())
     centre, spread = rows.moments()
     precond = EDM(sigma_data=spread)
     key = Key(stage.seed).fold("train")

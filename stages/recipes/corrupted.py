@@ -8,10 +8,12 @@ from pipeline.data.windows import Windows
 from pipeline.graph import Scale, Step, step
 from pipeline.physics.conditions import Condition
 from pipeline.physics.corruption import Corruption, Noisy
+from stages.census import Census
 from stages.conditions import Told, Worsen
 from stages.corrupt import Corrupt, Part
 from stages.gallery import Gallery
 from stages.ingest import Ingest, OnBad, snapshot
+from stages.sets import Stored
 
 
 def corrupted(
@@ -70,4 +72,5 @@ def corrupted(
     made = step(Corrupt(full, Part(first, count, seed), corruption, seed), "data/images" if wanted else "data", wide)
     for left, (told, condition) in enumerate(wanted, 1 - len(wanted)):
         made = step(Worsen(made, condition, told, seed), "data" if not left else f"data/{told.value}", wide)
-    return step(Gallery(full, made, corruption), "report")
+    census = step(Census((Stored("corrupted", made),), seed), "census", wide)
+    return step(Gallery(full, made, corruption, census=census), "report")

@@ -21,6 +21,7 @@ from pipeline.graph import Scale, Step, step
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Pool
+from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Regularisation, Seen, TrainResidual
 from stages.corrupt import Corrupt, Part
@@ -29,6 +30,7 @@ from stages.ingest import Ingest, OnBad, snapshot
 from stages.joint import Rows, TrainJoint
 from stages.restore import Restore
 from stages.sample import Sample
+from stages.sets import Stored
 from stages.train import Fit, Share, Train
 
 
@@ -137,8 +139,11 @@ def partial_views(
     harmed = [
         step(Corrupt(full, p, Through(v.map), seed), f"data/{v.name}", wide) for p, v in zip(parts, chosen, strict=True)
     ]
+    sets = [("clean", few), *((v.name, d) for v, d in zip(chosen, harmed, strict=True)), ("test", held)]
+    census = step(Census(tuple(Stored(name, data) for name, data in sets), seed), "census", wide)
+    looked = (census,)  # a leak is to be known before hours are spent on it
     seen = [
-        Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale))
+        Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale, looked))
         for v, d in zip(chosen, harmed, strict=True)
     ]
 
@@ -147,7 +152,7 @@ def partial_views(
     if joint:
         rows = tuple(Rows(v.map, d) for v, d in zip(chosen, harmed, strict=True))
         whole = TrainJoint(rows, taught, backbone=joint_backbone, fit=joint_fit, seed=seed)
-        models["joint"] = step(whole, "joint", scale)
+        models["joint"] = step(whole, "joint", scale, looked)
         # First: it takes longest, and steps that are ready start in the order in which the target needs them.
         seen.insert(0, Seen(Identity(shape), models["joint"]))
         names.insert(0, "joint")
@@ -172,10 +177,10 @@ def partial_views(
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models
-    models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale)
+    models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale, looked)
     if ceiling:
         every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed", wide)
-        models["ceiling"] = step(Train(every, ceiling_backbone, ceiling_fit, seed), "ceiling", scale)
+        models["ceiling"] = step(Train(every, ceiling_backbone, ceiling_fit, seed), "ceiling", scale, looked)
 
     contestants = []
     for name, model in models.items():
@@ -192,6 +197,7 @@ def partial_views(
             calibration=composed,
             base=base,
             names=tuple(names),
+            census=census,
         ),
         "report",
     )

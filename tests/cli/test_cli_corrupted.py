@@ -89,7 +89,7 @@ def test_a_mixture_and_wrong_labels_from_the_command_line_end_to_end(alone, phot
     np.testing.assert_array_equal(rows.operator["wrong_label"], rows.label != [right[text] for text in rows.ids])
     assert rows.images.tobytes() == seen.images.tobytes()
     page = (tmp_path / said.json["report"]).read_text()
-    assert page.count("data:image/png;base64") == 3
+    assert page.count("data:image/png;base64") == 4  # before, told, changed, and the census
     assert alone("plan", "corrupted", *words, "--json").json["missing"] == 0
 
 

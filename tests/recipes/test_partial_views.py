@@ -22,7 +22,7 @@ GOLDEN = {
     "base": "f6009571211b208fcc34",
     "composed": "037cda54fa0dc91cff91",
     "evaluate/ceiling": "682a4d90737e22d2d1c0",
-    "report": "6bfaeb6ecb48dc4fd189",
+    "report": "185ca4e36777a92b24b2",
 }
 
 SMALL = [

@@ -109,8 +109,9 @@ def test_a_second_run_has_nothing_to_do(store):
     assert [(line.cached, line.why) for line in plan(diamond(), store)] == [(True, "cached")] * 4
 
 
-def test_neither_label_nor_scale_bears_identity_but_everything_upstream_does():
+def test_no_label_scale_or_order_bears_identity_but_everything_upstream_does():
     assert diamond(scale=Scale(9, 9, 9)).address == diamond().address
+    assert replace(diamond(), after=(step(Add("other")),)).address == diamond().address
     assert replace(diamond(), label="other").address == diamond().address
     assert {n.address for n in walk(diamond())}.isdisjoint(n.address for n in walk(diamond(2)))
 
@@ -200,7 +201,8 @@ def graphs(draw: Any) -> tuple[Step, tuple[int, int]]:
         below = draw(st.lists(st.sampled_from(nodes), unique=True, max_size=3)) if nodes else []
         workers = draw(st.integers(1, capacity[0]))
         gpus = draw(st.integers(0, capacity[1] // workers))
-        nodes.append(step(Wide(i, run_id, tuple(below)), scale=Scale(workers, 1, gpus)))
+        sooner = draw(st.lists(st.sampled_from(nodes), unique=True, max_size=2)) if nodes else []
+        nodes.append(step(Wide(i, run_id, tuple(below)), "", Scale(workers, 1, gpus), tuple(sooner)))
     used = {id(need) for node in nodes for need in node.needs.values()}
     top = tuple(node for node in nodes if id(node) not in used)
     return step(Wide(99, run_id, top)), capacity
@@ -216,7 +218,7 @@ def test_capacity_is_never_exceeded_and_every_step_runs_once_after_its_needs(gra
     def listen(event: Event) -> None:
         events.append(event.what)
         if event.what == "start":
-            assert {need.address for need in event.step.needs.values()} <= done
+            assert {need.address for need in event.step.before} <= done
             now[event.step.address] = event.step.scale.total
         else:
             del now[event.step.address]
