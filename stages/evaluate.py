@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,6 +20,8 @@ from stages.corrupt import load
 @dataclass(frozen=True)
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all; Fréchet distance of `samples`."""
+
+    version: ClassVar[int] = 2  # 2: two noises an image and level, where there were four
 
     model: Step
     test: Step

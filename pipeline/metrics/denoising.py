@@ -30,7 +30,7 @@ class DenoisingError:
     low: float = 0.02
     high: float = 10.0
     levels: int = 16
-    draws: int = 4
+    draws: int = 2
     seed: int = 0
     batch: int = 512
 

@@ -21,8 +21,8 @@ GOLDEN = {
     "joint": "9b79da924419ce51557d",
     "base": "f6009571211b208fcc34",
     "composed": "037cda54fa0dc91cff91",
-    "evaluate/ceiling": "682a4d90737e22d2d1c0",
-    "report": "185ca4e36777a92b24b2",
+    "evaluate/ceiling": "7fcaf90ec18dba5a2b56",
+    "report": "ed15b1432c4ea3e87d15",
 }
 
 SMALL = [
