@@ -89,7 +89,7 @@ class Stored(Set):
             yield Batch(rows, rows.ids)
 
     def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
-        made = store.artifact(self.data.address)
+        made = self._corrupted(store)
         tree = made.manifest["config"]
         if "corruption" not in tree:
             return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape)
@@ -103,7 +103,7 @@ class Stored(Set):
         return None if before is None else Damage(corruption, Manifest.open(before.file).shape)
 
     def originals(self, store: Store, ids: Sequence[str]) -> Examples | None:
-        before = self._before(store, store.artifact(self.data.address))
+        before = self._before(store, self._corrupted(store))
         found: dict[str, Examples] = {}
         if before is None:
             return None
@@ -113,6 +113,13 @@ class Stored(Set):
             if len(found) == len(set(ids)):
                 return Examples.concat([found[text] for text in ids])
         return None
+
+    def _corrupted(self, store: Store) -> Artifact:
+        """What last changed the images: labels and captions may have been told wrong since."""
+        made = store.artifact(self.data.address)
+        while "condition" in made.manifest["config"] and (before := self._before(store, made)) is not None:
+            made = before
+        return made
 
     def _before(self, store: Store, made: Artifact) -> Artifact | None:
         address = made.manifest["needs"].get("data")

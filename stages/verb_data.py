@@ -20,7 +20,7 @@ from stages.arguments import JsonOption, StoreOption, parse
 from stages.census import Census
 from stages.ingest import snapshot
 from stages.sets import Found, Set, Stored
-from stages.verbs import _make
+from stages.verbs import make
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def data(words: list[str]) -> int:
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise ConfigError(f"{twice} is named twice: give two different sets")
     sets = tuple(_set(store, name, asked.sigma if i else None) for i, name in enumerate(names))
-    made = _make(store, graph.step(Census(sets, asked.seed), "data", Scale(workers=asked.readers)))
+    made = make(store, graph.step(Census(sets, asked.seed), "data", Scale(workers=asked.readers)))
     told = made.json("census.json")
     page = asked.out
     if page is not None:

@@ -184,7 +184,7 @@ def sample(words: list[str]) -> int:
     asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
     store = Store(asked.store)
     model = Given.find(store, asked.model)
-    made = _make(store, graph.step(Sample(model, asked.count, Heun(steps=asked.steps), asked.seed), "sample"))
+    made = make(store, graph.step(Sample(model, asked.count, Heun(steps=asked.steps), asked.seed), "sample"))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_bytes(made.read("samples.png"))
     said = {"samples": made.address, "picture": str(asked.out)}
@@ -213,7 +213,7 @@ def evaluate(words: list[str]) -> int:
     store = Store(asked.store)
     model, test = Given.find(store, asked.model), Given.find(store, asked.test)
     drawn = graph.step(Sample(model, asked.samples, seed=asked.seed), "samples") if asked.samples else None
-    found = _make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
+    found = make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
     if asked.json:
         print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": found["cards"]}))
@@ -223,7 +223,8 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
-def _make(store: Store, target: Step) -> Any:
+def make(store: Store, target: Step) -> Any:
+    """The artifact of a step, made now if it is not there."""
     from pipeline.engine import cluster
     from pipeline.engine.track import Tracking
 

@@ -90,6 +90,9 @@ def test_a_mixture_and_wrong_labels_from_the_command_line_end_to_end(alone, phot
     assert rows.images.tobytes() == seen.images.tobytes()
     page = (tmp_path / said.json["report"]).read_text()
     assert page.count("data:image/png;base64") == 4  # before, told, changed, and the census
+    census = Store("runs").artifact(Store("runs").refs()["corrupted/census"]).json("census.json")["sets"]["corrupted"]
+    masked = components[1] / 30
+    assert census["observed share"]["mean"] == pytest.approx(1 - masked / 2, abs=0.06), "wrong labels hide the damage"
     assert alone("plan", "corrupted", *words, "--json").json["missing"] == 0
 
 
