@@ -13,11 +13,20 @@ from typing import BinaryIO
 
 from fsspec.core import url_to_fs
 
+PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
+SIGNED = re.compile(r"[?&](?:[\w-]*signature|sig|[\w-]*token|[\w-]*key|[\w-]*secret|[\w-]*password)=", re.IGNORECASE)
 TEMPORARY = re.compile(r"\.\d+-\d+\.tmp$")
 
 
 class PlaceError(ValueError):
     """A name or a place that cannot be used: one sentence that says what to do."""
+
+
+def secret_in(url: str) -> str:
+    """What a URL has that results, which keep it, must not: "a password", "a signature", or "" if it has nothing."""
+    if "://" not in url:
+        return ""
+    return "a password" if PASSWORD.search(url) else "a signature" if SIGNED.search(url) else ""
 
 
 class Place:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import config
 from .lease import LEASE, MANIFEST, WORK, Lease
-from .place import Place
+from .place import Place, secret_in
 
 if TYPE_CHECKING:
     from .graph import Step
@@ -86,8 +86,8 @@ class Store:
     """
 
     def __init__(self, url: str):
-        if re.search(r"//[^/@]*:[^/@]*@", url):
-            raise StoreError("the store's URL has a password in it, which results keep: give it in the environment")
+        if secret := secret_in(url):
+            raise StoreError(f"the store's URL has {secret} in it, which results keep: give it in the environment")
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
         self.place = Place(url)

@@ -16,6 +16,8 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.place import secret_in
+
 MAX_NAME = 1024  # characters in a relative path
 PACKAGES = {"hf": "huggingface_hub", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates are what Python makes of undecodable names
@@ -35,8 +37,8 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ValueError(f"{shown(url)} has a zero character in it; give the path without.")
     if url.startswith("pipe:"):
         raise ValueError(f"{shown(url)} would start a program, which no data may do; give a file or a fsspec URL.")
-    if re.search(r"//[^/@]*:[^/@]*@", url):
-        raise ValueError(f"{shown(url)} has a password in it, which results would keep; give it in the environment.")
+    if secret := secret_in(url):
+        raise ValueError(f"{shown(url)} has {secret} in it, which results would keep; give it in the environment.")
     try:
         fs, path = url_to_fs(url)
         exists = fs.exists(path)

@@ -390,6 +390,8 @@ def test_source_of_looks_and_says_what_it_looked_for(refused, tmp_path: Path) ->
         "pipe:cat /etc/passwd": ("would start a program",),
         "nosuch://host/x": ("nosuch://host/x cannot be opened",),
         "s3://user:secret@host/x": ("s3://host/x has a password in it",),
+        "https://host/x.npy?X-Amz-Expires=9&X-Amz-Signature=f00": ("https://host/x.npy has a signature in it",),
+        "https://host/x.npy?download=1&access_token=f00": ("https://host/x.npy has a signature in it",),
         "a\0b": ("zero character",),
     }.items():
         with refused(*parts) as _:
