@@ -32,7 +32,7 @@ from pipeline.place import Place
 
 log = logging.getLogger("kintsugi")
 CHECKPOINTS = "_work/checkpoints"
-UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 Make = Callable[[torch.device], Course]
 Save = Callable[[State], dict[str, bytes]]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    _safetensors().save_file(copies, aside / TENSORS)
+    _save(copies, aside / TENSORS)
     (aside / NUMBERS).write_bytes(_render(meta))
     hashes = {name: _sha256(aside / name) for name in (TENSORS, NUMBERS)}
     (aside / MANIFEST).write_bytes(_render(hashes))
@@ -88,6 +89,20 @@ def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[
         shutil.rmtree(place)  # a folder cannot be renamed over another; the checkpoint before it is still there
     os.replace(aside, place)
     _sync(place.parent)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """As `save_file`, but what the system refuses is an OSError: safetensors has an exception of its own for it."""
+    save_file = _safetensors().save_file
+    from safetensors import SafetensorError
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read(place: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

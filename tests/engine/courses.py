@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -68,6 +69,23 @@ def poisoned(device: torch.device) -> Course:
         for k, batch in enumerate(inner(start, rank, world)):
             if start + k * FIT.batch > 100:
                 batch.x[0, 0, 0, 0] = float("nan")
+            yield batch
+
+    course.batches = batches
+    return course
+
+
+def unwritable(device: torch.device, marker: str) -> Course:
+    """The same; from image 100 on, its process may write no file above a few bytes, as on a full disk."""
+    course = plain(device)
+    inner = course.batches
+    with open(marker, "a") as file:
+        file.write("tried\n")
+
+    def batches(start, rank, world):
+        for k, batch in enumerate(inner(start, rank, world)):
+            if start + k * FIT.batch > 100:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
             yield batch
 
     course.batches = batches

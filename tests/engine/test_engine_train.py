@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import partial
 
 import courses
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.train import Cadence, train
+from pipeline.engine.train import CHECKPOINTS, Cadence, train
 from pipeline.graph import Context, Scale
+from pipeline.learning.checkpoint import Checkpoints
 from pipeline.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -81,3 +84,14 @@ def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place
     with pytest.raises(ValueError, match="not finite"):
         train(courses.poisoned, courses.weights, at, CADENCE)
     assert "weights.bin" not in at.out.names()
+
+
+def test_a_disk_that_takes_no_more_is_told_once_and_leaves_no_half_a_checkpoint(one_ray, place, tmp_path):
+    at, tried = place(), tmp_path / "tried"
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        train(partial(courses.unwritable, marker=str(tried)), courses.weights, at, CADENCE)
+    assert tried.read_text() == "tried\n", "it was tried again, though nothing had changed"
+    assert "weights.bin" not in at.out.names()
+    state = courses.plain(torch.device("cpu")).state
+    assert Checkpoints(at.out.folder(CHECKPOINTS)).restore(state)
+    assert state.images == 96, "the last whole one is not what was kept"
