@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import queue
 import threading
 import time
@@ -47,6 +48,10 @@ class Scale:
     cpus: float = 1
     gpus: float = 0
 
+    def __post_init__(self) -> None:
+        if self.workers < 1 or not 0 < self.cpus < math.inf or not 0 <= self.gpus < math.inf:
+            raise ValueError(f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs: give at least one")
+
     @property
     def total(self) -> tuple[float, float]:
         """(cores, devices) that all workers take together."""
@@ -81,8 +86,8 @@ class Stage(ABC):
 class Step:
     """A stage among its inputs.
 
-    `label` is for people, `scale` for the cluster, `after` are steps that are to be done before this one starts,
-    although it does not read them. None of the three bears identity.
+    `label` is for people, `scale` for the cluster, `after` what is to be done first although it is not read:
+    none of the three bears identity.
     """
 
     stage: Stage
@@ -223,7 +228,7 @@ def run(
     capacity: tuple[float, float] = (1, 0),
     listen: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, int]:
-    """Make what is missing; steps that do not need one another run side by side while `capacity` lasts.
+    """Make what is missing, side by side while `capacity` lasts; gives {"run": n, "cached": m}.
 
     Args:
         target: the step wanted.
@@ -231,9 +236,6 @@ def run(
         tracker: a context manager for a step, giving its `Tracker`.
         capacity: (cores, devices) of the cluster.
         listen: called from this thread with each `Event`.
-
-    Returns:
-        {"run": n, "cached": m}.
 
     Raises:
         StepFailed: a step raised; the steps running beside it were let finish, and are kept.

@@ -86,8 +86,8 @@ class Store:
     """
 
     def __init__(self, url: str):
-        if secret := secret_in(url):
-            raise StoreError(f"the store's URL has {secret} in it, which results keep: give it in the environment")
+        if kept := secret_in(url):
+            raise StoreError(f"the store's URL has {kept} in it, which results keep: give it in the environment")
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
         self.place = Place(url)

@@ -18,7 +18,8 @@ from pipeline.engine.pictures import grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
-from pipeline.physics.corruption import Corruption
+from pipeline.physics.corruption import Clean, Corruption
+from pipeline.physics.masks import PixelMask
 from pipeline.store import Artifact
 from stages.census_page import summary
 
@@ -76,8 +77,9 @@ class Gallery(Stage):
         x0, y = before.x(), rows.x()
         metrics: dict[str, float] = {}
         pictures = [("before", _picture(x0))]
+        known = PixelMask(0.0) if "mask" in rows.operator and isinstance(self.corruption, Clean) else self.corruption
         try:
-            A = self.corruption.at(rows.operator, before.shape)
+            A = known.at(rows.operator, before.shape)
         except ValueError:  # a black box, or a mixture with one
             if x0.shape == y.shape:
                 metrics["changed_rms"] = float((y - x0).square().mean().sqrt())
@@ -86,7 +88,7 @@ class Gallery(Stage):
         z = torch.from_numpy(Key(0).fold("gallery").numpy().standard_normal(tuple(x0.shape), dtype=np.float32))
         metrics["observed"] = float(A.project(z).square().sum() / z.square().sum())
         metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
-        metrics["noise_stated"] = float(self.corruption.variance(A(x0), rows.operator).mean().sqrt())
+        metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
         shown = y if y.ndim == x0.ndim else A.pinv(y)
         return metrics, [*pictures, ("told", _picture(shown)), ("hidden", _picture(x0 - A.project(x0)))]
 

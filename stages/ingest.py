@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fsspec.core import url_to_fs
 
-from pipeline.data.damaged import operator_row
+from pipeline.data.damaged import observed, operator_row
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
 from pipeline.data.manifest import Manifest
 from pipeline.data.records import Examples
@@ -136,7 +136,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
         if stage.labels and raw.label is None:
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
         ids.append(raw.id)
-        images.append(pixels)
+        images.append(observed(pixels, row))
         captions.append(raw.caption)
         rows.append(row)
         modes[head.stored] += 1

@@ -48,9 +48,10 @@ class Fit:
         cosine: whether the rate falls to zero along half a cosine over the whole run (else as `optim.schedule` says).
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
-        shift: largest random shift of an image in pixels, applied to half of them; edges repeat.
-        dihedral: whether images are turned and mirrored at random; fit for noisy and for masked ones, not for views
-            that have a place.
+        shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes noise
+            that arrived with an image no longer white: such sets are refused.
+        dihedral: whether images are turned and mirrored at random; fit for noisy ones too, not for views that have a
+            place.
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
     """
 
@@ -133,6 +134,8 @@ class Train(Stage):
 
 def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
+    if stage.fit.shift and any(Manifest.open(data.file).more.get("damage") for data in sets):
+        raise ValueError("fit.shift repeats edges and these rows arrived noisy, which that would falsify: leave it 0")
     parts = tuple(opened(data, stage.fit.memory / len(sets)) for data in sets)
     rows = parts[0] if len(parts) == 1 else Mixed(parts, stage.weights())
     centre, spread = rows.moments()
@@ -159,6 +162,8 @@ def save(state: State) -> dict[str, bytes]:
 def opened(data: Artifact, memory: float) -> Reader:
     """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed."""
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
+    if "mask" in manifest.more.get("damage", []):
+        raise ValueError(f"the rows of {data.address} are seen through masks, which this training would learn as grey")
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data))
     return Streamed(data.place, manifest, memory=most)

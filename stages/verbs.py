@@ -183,7 +183,7 @@ def sample(words: list[str]) -> int:
 
     asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
     store = Store(asked.store)
-    model = Given.find(store, asked.model)
+    model = _model(store, asked.model)
     made = make(store, graph.step(Sample(model, asked.count, Heun(steps=asked.steps), asked.seed), "sample"))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_bytes(made.read("samples.png"))
@@ -211,7 +211,11 @@ def evaluate(words: list[str]) -> int:
 
     asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
     store = Store(asked.store)
-    model, test = Given.find(store, asked.model), Given.find(store, asked.test)
+    model, test = _model(store, asked.model), Given.find(store, asked.test)
+    if "dataset.json" not in store.artifact(test.address).names():
+        raise config.ConfigError(
+            f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"
+        )
     drawn = graph.step(Sample(model, asked.samples, seed=asked.seed), "samples") if asked.samples else None
     found = make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
     numbers = {name: value for name, value in found.items() if isinstance(value, float)}
@@ -221,6 +225,13 @@ def evaluate(words: list[str]) -> int:
     for name, value in numbers.items():
         print(f"{name:<20} {value:.4f}")
     return 0
+
+
+def _model(store: Store, name: str) -> Given:
+    found = Given.find(store, name)
+    if "denoiser.json" not in store.artifact(found.address).names():
+        raise config.ConfigError(f"{name} is {found.address}, no model: name one, such as a recipe's composed")
+    return found
 
 
 def make(store: Store, target: Step) -> Any:

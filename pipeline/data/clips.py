@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from pipeline.data.folders import SUFFIXES
+from pipeline.data.folders import MASK, SUFFIXES
 from pipeline.data.images import MAX_BYTES, BadImage, header
 from pipeline.data.listing import inside, listing, locate, reading, shown
 from pipeline.data.source import Piece, Raw, spans
@@ -102,7 +102,7 @@ class Clips(Films):
             yield self._file(PurePosixPath(root).name, -1)
             return
         found: dict[str, int] = {}
-        for file in listing(fs, root, lambda name: name.lower().endswith((*SUFFIXES, *VIDEOS))):
+        for file in listing(fs, root, lambda name: _is_frame(name) or name.lower().endswith(VIDEOS)):
             if file.lower().endswith((*ANIMATIONS, *VIDEOS)):
                 found[file] = 0
             else:
@@ -126,7 +126,7 @@ class Clips(Films):
             with reading(fs, path) as file:
                 yield from read_frames(file, shown(name), at)
         elif fs.isdir(path):
-            here = listing(fs, path, lambda file: "/" not in file and file.lower().endswith(SUFFIXES))
+            here = listing(fs, path, lambda file: "/" not in file and _is_frame(file))
             for file in (file for file in here if not file.lower().endswith(ANIMATIONS)):
                 with reading(fs, inside(fs, path, file)) as frame:
                     yield frame.read(MAX_BYTES + 1)
@@ -145,6 +145,10 @@ class Clips(Films):
                 return Film(name, label, _count(file.read(MAX_BYTES + 1), shown(name)))
             except BadImage:
                 return Film(name, label, 0)
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.lower().endswith(MASK)
 
 
 def _count(data: bytes, name: str) -> int:

@@ -1,8 +1,9 @@
 """Damaged: rows that the world harmed before they arrived; what is known of it is checked and kept, nothing is added.
 
 Such an image is y = m ⊙ x0 + σ z with a mask m in {0, 1} (1 = seen) and σ > 0 in units of [-1, 1] images, which is
-twice the standard deviation of pixels scaled to [0, 1]. Its pixels are taken as they are: resizing would mix hidden
-with seen ones and change σ, turning would part the image from its mask, and making grey would average noise away.
+twice the standard deviation of pixels scaled to [0, 1]. Seen pixels are taken as they are and hidden ones forgotten,
+whatever a file has there: a set keeps nothing that was not observed. Resizing would mix hidden with seen ones and
+change σ, turning would part the image from its mask, and making grey would average noise away.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pipeline.data.images import BadImage, Header, decode, header
 from pipeline.data.listing import shown
 
 NAMES = ("mask", "sigma")
+NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near as they come
 
 
 def operator_row(
@@ -51,6 +53,14 @@ def operator_row(
     if "sigma" in damage:
         row["sigma"] = np.float32(_sigma(damage["sigma"], name))
     return row
+
+
+def observed(pixels: np.ndarray, row: dict[str, np.ndarray | np.generic]) -> np.ndarray:
+    """The 8-bit image (C, *, H, W) without what the operator columns of its row say was not seen."""
+    if "mask" not in row:
+        return pixels
+    seen = np.unpackbits(np.asarray(row["mask"], np.uint8), count=pixels[0].size).reshape(1, *pixels.shape[1:])
+    return np.where(seen, pixels, np.uint8(NOTHING))
 
 
 def _sigma(value: Any, name: str) -> float:

@@ -37,8 +37,8 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ValueError(f"{shown(url)} has a zero character in it; give the path without.")
     if url.startswith("pipe:"):
         raise ValueError(f"{shown(url)} would start a program, which no data may do; give a file or a fsspec URL.")
-    if secret := secret_in(url):
-        raise ValueError(f"{shown(url)} has {secret} in it, which results would keep; give it in the environment.")
+    if kept := secret_in(url):
+        raise ValueError(f"{shown(url)} has {kept} in it, which results would keep; give it in the environment.")
     try:
         fs, path = url_to_fs(url)
         exists = fs.exists(path)

@@ -1,11 +1,11 @@
 """The order in which examples are read: an endless stream that is a pure function of (n, seed, position).
 
 A `Reader` gives a set's rows in such an order, from any position on. In memory (`InMemory`) position p lies in epoch
-e = p // n, and epoch e is the permutation that sorts n random 64-bit words of the key (seed, "order", e). So any place
-in the stream is found without walking to it, and no worker has to be asked: that is what makes a resumed run, or one on
-another number of workers, see the same images. (The words come from Philox's raw output, which numpy keeps fixed, while
-its `permutation` may change between versions.) What is streamed has an order of its own (`stream.py`), and so has a
-mixture (`mix.py`).
+e = p // n, and epoch e is the permutation that sorts n random 64-bit words of the key (seed, "order", e), or, of more
+than `LARGE` rows, one that is computed index by index (`permute.py`). So any place in the stream is found at once, and
+no worker has to be asked: that is what makes a resumed run, or one on another number of workers, see the same images.
+(The words come from Philox's raw output, which numpy keeps fixed, while its `permutation` may change between versions.)
+What is streamed has an order of its own (`stream.py`), and so has a mixture (`mix.py`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.permute import Permutation
 from pipeline.data.records import Examples
 from pipeline.keys import Key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGE = 1 << 16  # rows; to sort more would take longer than a batch
 LABEL, OPERATOR = "label", "operator."
 ENOUGH = 16_384  # rows whose mean stands for that of a set too large to go through
 
@@ -127,7 +129,7 @@ class InMemory(Reader):
 
 
 def order(n: int, seed: int, start: int, count: int) -> np.ndarray:
-    """The int64 indices in [0, n) of the images number start .. start + count − 1 of the stream; time O(n + count)."""
+    """The int64 indices in [0, n) of the images number start .. start + count − 1 of the stream; time O(count)."""
     if n < 1:
         raise ValueError("There are no examples to read; check that the data set is not empty.")
     if start < 0 or count < 0:
@@ -136,7 +138,10 @@ def order(n: int, seed: int, start: int, count: int) -> np.ndarray:
     done = 0
     while done < count:
         epoch, at = divmod(start + done, n)
-        part = _permutation(n, seed, epoch)[at : at + count - done]
+        if n > LARGE:
+            part = Permutation(n, Key(seed).fold("order", epoch))(np.arange(at, min(at + count - done, n)))
+        else:
+            part = _permutation(n, seed, epoch)[at : at + count - done]
         out[done : done + len(part)] = part
         done += len(part)
     return out

@@ -10,6 +10,7 @@ over, so pack many archives of some thousand samples, or plain ones (images hard
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ from pipeline.data.source import PIECE, Piece, Raw, Source, checked_id, checked_
 from pipeline.data.tars import TARS, members, packed
 
 MAX_TEXT = 1 << 20  # of a label, a caption or a .json
+ODD = re.compile(r"[\d.\s-]+\.\w+$")  # "5.png" of img_1.5.png is no kind of image, as "seg.png" is
 READ = (*SUFFIXES, ".cls", ".json", ".txt", ".mask.png")
 
 
@@ -103,6 +105,11 @@ class WebDataset(Source):
             folder, _, base = member.name.rpartition("/")
             stem, dot, rest = base.partition(".")
             extension = f".{rest.lower()}"
+            if stem and rest.lower().endswith(SUFFIXES) and ODD.match(rest):
+                raise ValueError(
+                    f"{shown(member.name)} in {shown(file)} has a dot in its name, after which WebDataset looks for "
+                    "the kind of file: name it without."
+                )
             if not (stem and dot and extension in READ):
                 continue  # hidden, or of a kind that is not used
             here = f"{folder}/{stem}".removeprefix("/")

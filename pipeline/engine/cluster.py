@@ -6,7 +6,9 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -81,6 +83,8 @@ def connect() -> Iterator[tuple[float, float]]:
         ray.init(**options)
     except ConnectionError as error:
         raise ValueError(f"no Ray cluster answers at {address}: start it, or unset RAY_ADDRESS to run here") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # Ray's own handler, set just now, would abort with a dump
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
     ray.data.DataContext.get_current().print_on_execution_start = False
@@ -90,6 +94,11 @@ def connect() -> Iterator[tuple[float, float]]:
     finally:
         board.cache_clear()
         ray.shutdown()
+
+
+def _stop(*_: object) -> None:
+    """What schedulers send is what a person means by Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def check_answers(address: str) -> None:

@@ -5,6 +5,7 @@ What the data or the disk refuse in a worker is raised here as it was said there
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,10 @@ from typing import Any
 
 from pipeline.graph import Context
 
+LASTING = {  # what trying again does not change
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 BLOCKS = 1024  # tasks, at most; a task does its items one after the other
 
 
@@ -55,8 +60,8 @@ class _Tried:
         except ValueError as error:
             said = {"refused": str(error)}
         except OSError as error:
-            if error.errno is None:
-                raise
+            if error.errno not in LASTING:
+                raise  # the network, most likely: worth another try, which Ray makes
             said = {"errno": error.errno, "file": error.filename}
         return {"said": pickle.dumps(said)}
 

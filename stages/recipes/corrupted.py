@@ -61,7 +61,7 @@ def corrupted(
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
     clip = (source.frames,) if isinstance(source, Windows) else ()
-    shape = (1 if grey else 3, *clip, *((size, size) if size else own))
+    shape = (1 if grey else 3, *clip, *(own if size is None else (size, size)))
     corruption.out_shape(shape)
     wide = Scale(workers=readers)
     full = step(

@@ -116,7 +116,7 @@ def partial_views(
     source = source_of(data)
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
-    shape = (1 if grey else 3, *((size, size) if size else own))
+    shape = (1 if grey else 3, *(own if size is None else (size, size)))
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")

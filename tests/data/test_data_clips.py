@@ -261,3 +261,15 @@ def test_real_clips_of_people_and_of_a_tornado(ingested) -> None:
     still = np.abs(clips.images[:, :, 1:].astype(float) - clips.images[:, :, :-1]).mean()
     mixed = np.abs(clips.images[1:, :, 0].astype(float) - clips.images[:-1, :, 0]).mean()
     assert still < mixed / 2  # frames of one clip are neighbours
+
+
+def test_the_masks_beside_frames_are_no_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "film"
+    folder.mkdir()
+    for i in range(4):
+        for end in (".png", ".mask.png"):
+            Image.new("L", (4, 4), 255 * ("mask" in end)).save(folder / f"{i}{end}")
+    source = source_of(str(tmp_path), frames=2)
+    found = [raw for piece in source.pieces() for raw in source.read(piece)]
+    assert len(found) == 2
+    assert all(np.asarray(Image.open(io.BytesIO(frame))).max() == 0 for raw in found for frame in raw.image)

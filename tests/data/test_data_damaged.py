@@ -55,9 +55,9 @@ def stored(kind: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder", "bytes", "struct", "lists", "numbers"])
-def test_masks_and_sigmas_arrive_with_untouched_images(kind: str, tmp_path: Path, ingested) -> None:
+def test_masks_and_sigmas_arrive_and_what_was_hidden_is_forgotten(kind: str, tmp_path: Path, ingested) -> None:
     rows = ingested(source_of(stored(kind, tmp_path)), (1, 8, 7))
-    np.testing.assert_array_equal(rows.images[:, 0], U)
+    np.testing.assert_array_equal(rows.images[:, 0], np.where(SEEN, U, 128))
     np.testing.assert_array_equal(rows.operator["sigma"], SIGMA)
     A = PixelMask(0.0).at(rows.operator, (1, 8, 7))  # the masks are kept as those that are drawn here
     np.testing.assert_array_equal(A(torch.ones(6, 1, 8, 7)).numpy()[:, 0] > 0, SEEN)

@@ -231,3 +231,15 @@ def test_labels_and_captions_that_cannot_be_read_name_the_sample(tmp_path: Path,
     (tmp_path / "none").mkdir()
     with refused("has no archives"):
         WebDataset(str(tmp_path / "none")).pieces()
+
+
+def test_an_image_with_a_dot_in_its_name_is_told_rather_than_passed_over(tmp_path: Path, refused) -> None:
+    aside = [("0.png", png(1)), ("0.seg.png", png(2)), ("0.v2.json", b"{}")]
+    assert len(list(all_of(WebDataset(str(pack(tmp_path / "a.tar", aside)))))) == 1
+    with refused("img_1.5.png in b.tar has a dot in its name", "name it without") as _:
+        WebDataset(str(pack(tmp_path / "b.tar", [("img_1.5.png", png(1))]))).pieces()
+
+
+def all_of(source: WebDataset):
+    """Every sample."""
+    return (raw for piece in source.pieces() for raw in source.read(piece))

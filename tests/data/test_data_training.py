@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 
 from pipeline.backbones import mlp
 from pipeline.data.manifest import Manifest, name
-from pipeline.data.reader import InMemory, batches
+from pipeline.data.reader import InMemory, batches, order
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.data.stream import Streamed
@@ -111,3 +112,32 @@ def test_memory_below_nothing_is_refused():
     for memory in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="memory is"):
             Fit(memory=memory)
+
+
+def damaged(data, by: str) -> SimpleNamespace:
+    """The same rows, said to have arrived so."""
+    place = Place(f"memory://{by}")
+    for i in range(2):
+        with data.place.open(name(i)) as file:
+            place.write(name(i), file.read())
+    Manifest.of((1100, 1400), (1, 3, 3), "uint8", {"damage": [by]}).write(place)
+    return SimpleNamespace(place=place, file=place.open, address=by)
+
+
+def test_rows_that_plain_training_would_misread_are_refused(data):
+    of = step(Ingest(None, (1, 3, 3)))
+    with pytest.raises(ValueError, match="seen through masks"):
+        course(Train(of), [damaged(data, "mask")], torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"fit.shift repeats edges"):
+        course(Train(of, fit=Fit(shift=1)), [damaged(data, "sigma")], torch.device("cpu"))
+
+
+def test_orders_of_more_rows_than_are_sorted_are_found_at_once(data):
+    n = (1 << 16) + 1
+    seen = order(n, 3, n - 5, n + 10)
+    assert sorted(seen[5 : n + 5]) == list(range(n)), "an epoch is not a permutation"
+    assert np.array_equal(order(n, 3, n + 7, 9), seen[12:21])
+    assert not np.array_equal(order(n, 4, n, 9), seen[5:14])
+    start = time.process_time()
+    order(10**12, 3, 10**15 + 7, 64)
+    assert time.process_time() - start < 1, "it walks"

@@ -322,3 +322,9 @@ def test_a_killed_step_continues(store, background):
 def test_a_stage_without_canonical_form_is_refused_when_the_graph_is_built():
     with pytest.raises(TypeError, match=r"Add\.amount is of type builtins\.set"):
         step(Add("a", amount={1}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": -3}, {"cpus": 0}, {"gpus": -1}, {"cpus": float("nan")}])
+def test_a_scale_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match="give at least one"):
+        Scale(**wrong)
