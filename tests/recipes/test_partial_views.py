@@ -75,7 +75,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 31, "cached": 0}
+    assert first["steps"] == {"run": 32, "cached": 0}
     names = {
         f"{kind}/{model}"
         for kind in ("denoising_error", "frechet")
@@ -88,7 +88,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 31}
+    assert second["steps"] == {"run": 0, "cached": 32}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -111,7 +111,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
         torch.testing.assert_close(view.map(whole.x()), rows.x().repeat(2, 1, 1, 1), rtol=0, atol=2e-3)
         assert not torch.equal(whole.x()[:40], whole.x()[40:])
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 31
+    assert len(runs) == 32
     assert {status for _, status in runs} == {"FINISHED"}
 
 
