@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption, Row, column
 from pipeline.physics.linear import LinearMap, Shape
+from pipeline.physics.measurements import Measurements
 from pipeline.physics.spectral import CUTOFF
 from pipeline.physics.views import require_axes
 
@@ -90,7 +91,7 @@ def measuring(patterns: np.ndarray, orthonormal: bool) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Buckets(LinearMap):
+class Buckets(Measurements):
     """A x = `matrix` x for every channel and frame: matrices (B or 1, count, H W); (..., H, W) to (..., count)."""
 
     shape: Shape
@@ -103,23 +104,15 @@ class Buckets(LinearMap):
             raise ValueError(f"Buckets needs a matrix (B, count, {pixels}), got {tuple(self.matrix.shape)}.")
 
     @property
-    def in_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def out_shape(self) -> Shape:
-        return (*self.shape[:-2], self.matrix.shape[1])
+    def count(self) -> int:
+        return self.matrix.shape[1]
 
     @property
     def rows(self) -> int:
         return len(self.matrix)
 
     @property
-    def singular_values(self) -> Tensor:
-        """Those of each matrix, the largest first: (B or 1, count) in float64."""
-        return torch.linalg.eigvalsh(self._gram()).clamp(min=0).sqrt().flip(-1)
-
-    def _gram(self) -> Tensor:
+    def gram(self) -> Tensor:
         matrix = self.matrix.double()
         return matrix @ matrix.mT
 
@@ -134,14 +127,6 @@ class Buckets(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         self.check(y, self.out_shape)
         return self._times(self.matrix.mT, y).reshape(len(y), *self.shape)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        """Aᵀ (A Aᵀ)⁺ y; singular values below a millionth of the largest count as 0."""
-        if self.orthonormal:
-            return self.adjoint(y)
-        self.check(y, self.out_shape)
-        inverse = torch.linalg.pinv(self._gram(), rtol=1e-12, hermitian=True)
-        return self.adjoint(self._times(inverse.to(y.device), y))
 
 
 @dataclass(frozen=True)

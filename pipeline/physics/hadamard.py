@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption, Row, column
 from pipeline.physics.linear import LinearMap, Shape
+from pipeline.physics.measurements import Measurements
 from pipeline.physics.views import require_axes
 
 
@@ -42,7 +43,7 @@ def sizes(owner: str, shape: Shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class HadamardRows(LinearMap):
+class HadamardRows(Measurements):
     """`signs` (B or 1, N) of ±1 and the `picks` (B or 1, count) of the rows kept, each once, from 0 to M - 1."""
 
     shape: Shape
@@ -58,12 +59,8 @@ class HadamardRows(LinearMap):
             raise ValueError(f"HadamardRows needs distinct picks from 0 to {length - 1} in each row of picks.")
 
     @property
-    def in_shape(self) -> Shape:
-        return self.shape
-
-    @property
-    def out_shape(self) -> Shape:
-        return (*self.shape[:-2], self.picks.shape[1])
+    def count(self) -> int:
+        return self.picks.shape[1]
 
     @property
     def rows(self) -> int:
@@ -84,11 +81,6 @@ class HadamardRows(LinearMap):
         w = transform((torch.arange(self.length, device=self.picks.device) < self.signs.shape[1]).double())
         return w[self.picks[:, :, None] ^ self.picks[:, None, :]] / self.length
 
-    @property
-    def singular_values(self) -> Tensor:
-        """Those of A on one channel, the largest first: (B or 1, count) in float64."""
-        return torch.linalg.eigvalsh(self.gram).clamp(min=0).sqrt().flip(-1)
-
     def _per_channel(self, rows: Tensor, like: Tensor) -> Tensor:
         spread = rows.to(like.device).reshape(len(rows), *(1,) * (len(self.shape) - 2), -1)
         return spread.expand(len(like), *self.shape[:-2], -1)
@@ -105,15 +97,6 @@ class HadamardRows(LinearMap):
         seen = transform(full)[..., : self.signs.shape[1]]
         back = seen * self._per_channel(self.signs, y).to(y) / math.sqrt(self.length)
         return back.reshape(len(y), *self.shape)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        """Aᵀ (A Aᵀ)⁺ y; singular values below a millionth of the largest count as 0."""
-        if self.orthonormal:
-            return self.adjoint(y)
-        self.check(y, self.out_shape)
-        inverse = torch.linalg.pinv(self.gram, rtol=1e-12, hermitian=True).to(y)
-        flat = y.reshape(len(y), -1, y.shape[-1])
-        return self.adjoint((flat @ inverse).reshape(y.shape))
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,6 @@ import re
 import struct
 import subprocess
 import sys
-import tarfile
 import zipfile
 import zlib
 from collections import Counter
@@ -87,6 +86,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bombs import tar_bomb
 from PIL import Image
 
 from pipeline.data.parquet import Parquet
@@ -149,13 +149,7 @@ def bombs(folder: Path) -> None:
     zeros = zlib.compress(bytes(1 << 20)) * 20
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", wide) + chunk(b"IDAT", zeros) + chunk(b"IEND", b"")
     (folder / "bomb.png").write_bytes(data)
-    with gzip.open(folder / "bomb.tar.gz", "wb", compresslevel=1) as out:
-        for i in range(3):
-            info = tarfile.TarInfo(f"{i}.png")
-            info.size = 60 << 20
-            out.write(info.tobuf(tarfile.GNU_FORMAT))
-            for _ in range(60):
-                out.write(bytes(1 << 20))
+    tar_bomb(folder / "bomb.tar.gz", 3, 60, level=1)
     with (
         zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("images.npy", "w") as file,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bombs import tar_bomb
 from PIL import Image
 
 from pipeline.data.images import MAX_BYTES, BadImage, decode
@@ -181,13 +181,7 @@ def test_what_is_huge_is_refused_before_it_is_read(tmp_path: Path, refused) -> N
 
 
 def test_a_bomb_of_a_thousand_to_one_is_stopped_and_costs_no_memory(tmp_path: Path) -> None:
-    with gzip.open(tmp_path / "bomb.tar.gz", "wb", compresslevel=9) as out:
-        for i in range(8):
-            info = tarfile.TarInfo(f"{i}.png")
-            info.size = 40 << 20
-            out.write(info.tobuf(tarfile.GNU_FORMAT))
-            for _ in range(40):
-                out.write(bytes(1 << 20))
+    tar_bomb(tmp_path / "bomb.tar.gz", 8, 40, level=9)
     code = """if True:
         import resource, sys
         from pipeline.data.sources import WebDataset
