@@ -1,6 +1,6 @@
 """Measurements: maps from the pixels of each channel to a few numbers, inverted through the small matrix A Aᵀ.
 
-With count numbers of N pixels, count <= N, A⁺ = Aᵀ (A Aᵀ)⁺ takes the pseudo-inverse of a matrix of count x count, and the
+With count numbers of N pixels, A⁺ = Aᵀ (A Aᵀ)⁺ takes the pseudo-inverse of a matrix of count x count, and the
 singular values of A are the roots of its eigenvalues.
 """
 
