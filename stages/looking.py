@@ -66,7 +66,7 @@ def looked(sets: tuple[Set, ...], store: Store, out: Place, item: Item) -> dict[
         rows = kept[form].rows()
         files[form] = [f"_work/kept/{item.k:06d}-{n}.parquet", len(rows)]
         with out.writing(files[form][0]) as file:
-            write_shard(file, rows, compress=False)
+            write_shard(file, rows)
     said = {"set": item.s, "census": census.json(), "kept": files}
     out.write(told, json.dumps(said))
     return said

@@ -57,20 +57,20 @@ def from_table(table: pa.Table, name: str = "this table") -> Examples:
         raise _refusal(name, error) from error
 
 
-def write_shard(path_or_file: str | os.PathLike[str] | IO[bytes], examples: Examples, compress: bool = True) -> None:
+def write_shard(path_or_file: str | os.PathLike[str] | IO[bytes], examples: Examples) -> None:
     """Writes a parquet file (path, any fsspec URL, or a binary file open for writing); equal examples, equal bytes.
 
-    `compress` is zstd; noise does not compress, so measurements may as well be stored plainly.
+    LZ4 costs nothing to read; zstd saves 4% more of photographs' pixels and takes three times as long.
     """
     if isinstance(path_or_file, str | os.PathLike):
         fs, path = url_to_fs(os.fspath(path_or_file))
         with fs.open(path, "wb") as file:
-            return write_shard(file, examples, compress)
+            return write_shard(file, examples)
     pq.write_table(
         to_table(examples),
         path_or_file,
         row_group_size=GROUP,
-        compression="zstd" if compress else "none",
+        compression="lz4",
         use_dictionary=False,
         write_statistics=["id", "label"],  # type: ignore[arg-type]  # a list is documented; the stub knows bools only
     )

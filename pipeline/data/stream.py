@@ -224,7 +224,7 @@ class _Window:
 
 
 class _Windows:
-    """The window that was asked for last and the one after it, which is fetched meanwhile."""
+    """The window that was asked for last and the one after it, which is fetched while batches are taken."""
 
     def __init__(self, of: Streamed, seed: int):
         self.of, self.seed = of, seed
@@ -239,11 +239,13 @@ class _Windows:
 
     def get(self, epoch: int, window: int) -> _Window:
         here = (epoch, window)
-        if next(reversed(self.held), None) == here or here not in self.held:
+        if here not in self.held:
+            self.held = {here: self._fetch(*here)}  # alone: a first batch waits for no more than it needs
+        elif next(reversed(self.held)) == here:
             order = self.of.order
             end = (window + 1) * order.window * order.block >= order.n
             after = (epoch + 1, 0) if end else (epoch, window + 1)
-            self.held = {which: self.held.get(which) or self._fetch(*which) for which in (here, after)}
+            self.held = {here: self.held[here], after: self._fetch(*after)}
         return self.held[here]
 
     def _fetch(self, epoch: int, window: int) -> _Window:
