@@ -1,6 +1,8 @@
 # Two commands: `make demo` runs the main job, `make test` the tests. Both set everything up first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes share the tests.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 # Two thirds of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
 DEMO ?= --set view_fit.images=72000 --set joint_fit.images=120000
 
@@ -10,13 +12,13 @@ demo: .venv
 	$(BIN)/kintsugi run partial_views $(DEMO) --json
 
 test: .venv
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -m "not slow and not ray"
+	$(PYTEST) -m "not slow and not ray"
 
 format: .venv
 	$(BIN)/ruff check --fix .

@@ -211,6 +211,7 @@ def test_damaged_sets_keep_their_masks_and_sigmas_in_the_census(data, tmp_path, 
     assert found["noise"]["declared"] == pytest.approx(np.sqrt((sigma**2).mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_small_images_are_not_called_noisy_for_their_texture(here, tmp_path):
     full = step(Ingest(source_of("digits"), (1, 8, 8)))
     maps = [Crop((1, 8, 8), 0, 0, 8, 5), Pool((1, 8, 8), 2)]

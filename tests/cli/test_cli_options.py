@@ -145,6 +145,7 @@ def test_what_show_prints_is_a_config_of_the_defaults(kintsugi, tmp_path, name):
     assert build(recipe, options).fingerprint == build(recipe, declared()).fingerprint
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_has_one_fingerprint_in_every_process(fresh):
     code = (
         "from stages.recipe import build, find, options_of; from pipeline.graph import walk; "

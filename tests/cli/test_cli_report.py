@@ -61,6 +61,7 @@ def test_a_report_is_one_file_that_escapes_what_it_is_given():
     assert "http" not in page
 
 
+@pytest.mark.slow
 def test_plots_are_pictures_and_the_same_twice():
     def plots():
         return curves([0.1, 1], {"a": [1, 2]}, "σ", "error", log_y=True), bars({"a": 1.0, "b": 2.0}, "error")

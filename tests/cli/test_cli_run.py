@@ -172,6 +172,7 @@ def test_a_step_that_fails_is_one_sentence_and_leaves_no_artifact(kintsugi, toy,
     assert kintsugi("gc", "--json").json == {"found": []}  # the attempt that failed was taken over
 
 
+@pytest.mark.slow
 def test_a_killed_step_leaves_no_artifact_and_the_next_run_goes_on(kintsugi, toy, background, tmp_path):
     code = """if True:
         import contextlib, os, signal, sys
@@ -196,6 +197,7 @@ def test_a_killed_step_leaves_no_artifact_and_the_next_run_goes_on(kintsugi, toy
     assert kintsugi("gc", "--json").json == {"found": []}
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_told_at_once(kintsugi, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "ray://user:secret@127.0.0.1:9")

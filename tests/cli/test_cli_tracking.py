@@ -157,6 +157,7 @@ def test_a_remote_store_needs_a_server_by_name(monkeypatch):
         track.default_uri(Store("memory://x"))
 
 
+@pytest.mark.slow
 def test_the_database_of_a_local_store_is_quiet_and_keeps_the_run(tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = Store(str(tmp_path))

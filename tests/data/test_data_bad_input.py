@@ -171,6 +171,7 @@ def bombs(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_all_bombs_together_stay_below_300_megabytes(tmp_path):
     """In one fresh process, through the ingest stage; `same.parquet` is 24 rows of 8 MB that are stored once."""
     bombs(tmp_path)

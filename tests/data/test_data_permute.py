@@ -55,6 +55,7 @@ def test_indices_are_mapped_alone_as_in_company_and_keep_their_shape(n):
     assert permutation(np.empty(0, np.int64)).shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5])
 def test_over_the_keys_every_permutation_of_a_few_things_is_equally_likely(n):
     seen = Counter(map(tuple, table(n, 2000).tolist()))
@@ -62,6 +63,7 @@ def test_over_the_keys_every_permutation_of_a_few_things_is_equally_likely(n):
     assert abs(excess(counts, 2000 / len(counts))) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 10, 17])
 def test_over_the_keys_two_places_take_every_two_things_equally_often(n):
     images = table(n, 2000)

@@ -99,6 +99,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_s3_gives_what_a_local_folder_gives_and_its_snapshot_follows_the_files(s3, tmp_path: Path, ingested) -> None:
     fs = fsspec.filesystem("s3")
     agree(tmp_path / "near", f"s3://{s3}/set", lambda file, name: fs.put_file(str(file), f"{s3}/set/{name}"), ingested)

@@ -328,6 +328,7 @@ def test_array_files_that_are_damaged_are_refused(refused, tmp_path: Path) -> No
             everything(source_of(str(tmp_path / name)))
 
 
+@pytest.mark.slow
 def test_archives_that_inflate_and_headers_that_boast_cost_no_memory(tmp_path: Path) -> None:
     with (
         zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,

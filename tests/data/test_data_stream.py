@@ -71,6 +71,7 @@ def test_each_epoch_of_the_order_has_every_row_once(n, block, window, epoch):
     assert np.array_equal(np.sort(rows), np.arange(n))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 4), st.integers(0, 500), st.integers(0, 300))
 def test_to_seek_is_to_walk(n, block, window, start, count):

@@ -80,6 +80,7 @@ def test_any_range_of_any_archive_of_a_folder_is_the_same_range(tmp_path: Path) 
     assert all(raw.image == one for raw in raws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_a_piece_of_a_plain_archive_is_read_from_where_it_begins(kind: int, tmp_path: Path, monkeypatch) -> None:
     deep = "d" * 150  # so that the name of a member stands in a header of its own before it
@@ -180,6 +181,7 @@ def test_what_is_huge_is_refused_before_it_is_read(tmp_path: Path, refused) -> N
         source_of(str(path))
 
 
+@pytest.mark.slow
 def test_a_bomb_of_a_thousand_to_one_is_stopped_and_costs_no_memory(tmp_path: Path) -> None:
     tar_bomb(tmp_path / "bomb.tar.gz", 8, 40, level=9)
     code = """if True:

@@ -53,6 +53,7 @@ def video(path: Path, frames: np.ndarray, codec: str, pixels: str, sound: float 
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "codec", "pixels"), CODECS)
 def test_every_piece_of_a_long_film_has_the_frames_it_has_when_all_is_read(ending, codec, pixels, tmp_path):
     path = video(tmp_path / f"f.{ending}", moving(120), codec, pixels)
@@ -87,6 +88,7 @@ class Counting(io.FileIO):
         return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "codec", "pixels"), CODECS[:4])
 def test_the_end_of_a_film_is_read_without_its_beginning(ending, codec, pixels, tmp_path):
     path = video(tmp_path / f"f.{ending}", moving(300, (64, 96)), codec, pixels)

@@ -125,6 +125,7 @@ def test_weights_go_to_the_view_that_errs_less():
     torch.testing.assert_close(base(x, sigma), law(x, sigma), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_calibration_measures_view_errors_as_the_closed_form():
     law = field()
     maps = [OVER_LEFT, OVER_RIGHT, POOL]
@@ -148,6 +149,7 @@ def test_unseen_variance_is_that_of_the_null_space():
     assert found["null_variance"] == pytest.approx(0.3, abs=0.01), "of each unseen direction, not of all pixels"
 
 
+@pytest.mark.slow
 def test_stacking_lowers_the_error_where_pixels_err_together():
     law = field(nugget=0.0, length=4.0)
     base = base_of(law, [OVER_LEFT, OVER_RIGHT, POOL])
@@ -194,6 +196,7 @@ def calibrated(law):
     return base, x0, ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 0.5, 3.0])
 def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penalty):
     """The objective is stationary at share = 1/(1 + λ) of the exact correction, and not 10% away (methods, 1.5)."""
@@ -211,6 +214,7 @@ def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penal
     assert vertex == pytest.approx(best, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "gate"), [(2.0, 0.5), (4.0, 0.25), (0.5, 1.0), (-1.0, 0.0)])
 def test_gates_find_the_best_step_and_stay_within_zero_and_one(share, gate):
     law = field()
@@ -227,6 +231,7 @@ class Noise(nn.Module):
         return torch.randn(x.shape, generator=Key(int(1e4 * float(x.sum().abs())) % 10**6).torch()).to(x)
 
 
+@pytest.mark.slow
 def test_a_useless_correction_is_closed_on_most_bins_though_chance_favours_half_of_them():
     """One standard error off an estimate around 0 leaves it above 0 with probability about 0.16, not 0.5."""
     law = field()
@@ -238,12 +243,14 @@ def test_a_useless_correction_is_closed_on_most_bins_though_chance_favours_half_
     assert 0.05 < sum(opened) / len(opened) < 0.28
 
 
+@pytest.mark.slow
 def test_gates_need_more_than_one_image():
     base, x0, ids = calibrated(field())
     with pytest.raises(ValueError, match="hold out more"):
         calibrate.gates(base, Noise(), x0[:1], ids[:1], Key(9))
 
 
+@pytest.mark.slow
 def test_base_plus_exact_residual_is_the_exact_denoiser():
     law = field()
     base, _, _ = calibrated(law)
@@ -254,6 +261,7 @@ def test_base_plus_exact_residual_is_the_exact_denoiser():
     torch.testing.assert_close(composed(x, sigma), law(x, sigma), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_untrained_residual_leaves_the_base_as_it_is():
     law = field()
     base, _, _ = calibrated(law)
@@ -265,6 +273,7 @@ def test_an_untrained_residual_leaves_the_base_as_it_is():
     assert torch.equal(composed(x, sigma), base(x, sigma))
 
 
+@pytest.mark.slow
 def test_residual_energy_of_two_marginals_integrates_to_their_mutual_information():
     """½ ∫ E|r|² dσ² = −½ ln(1 − ρ²) for a 2-d Gaussian seen through its two coordinates (methods, F3)."""
     rho = 0.8

@@ -77,6 +77,7 @@ def test_heun_is_of_second_order_on_a_gaussian():
     assert e[-1] < 1e-4
 
 
+@pytest.mark.slow
 def test_heun_is_of_second_order_on_a_mixture():
     x = 20 * torch.randn(32, 2, generator=Key(1).torch(), dtype=torch.float64)
     truth = Heun(steps=1024, sigma_min=1e-4, sigma_max=20.0)(MIXTURE, x)
@@ -98,6 +99,7 @@ def test_heun_recovers_mean_and_covariance_of_a_gaussian():
     torch.testing.assert_close(made.T.cov(), COV, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Heun(steps=40), Ancestral(steps=100)], ids=str)
 def test_samplers_recover_a_mixture(sampler):
     made = samples(MIXTURE, sampler, (2,), range(4_000), seed=1, batch=4_000).double()

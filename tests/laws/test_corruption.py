@@ -91,6 +91,7 @@ print(hashlib.sha256(rows["mask"].tobytes() + y.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same_bytes():
     y, rows = corrupt(PixelMask(0.5, noise=0.1), torch.zeros(2, 3, 8, 8), ["a", "b"], seed=5)
     here = hashlib.sha256(rows["mask"].tobytes() + y.numpy().tobytes()).hexdigest()
@@ -139,6 +140,7 @@ def test_the_rows_rebuild_the_operator_that_made_y(name):
         assert 0.5 < (residual[variance > 0] / variance[variance > 0].sqrt()).std() < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name, (c, _) in CORRUPTIONS.items() if c.noise > 0 and not isinstance(c, Measured)]
 )

@@ -35,6 +35,7 @@ def names(n: int) -> list[str]:
 # ---- Mixtures ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_components_come_in_the_stated_ratios_and_each_row_says_which():
     n = 3000
     _, rows = corrupt(SEVENTY, torch.zeros(n, 1, 2, 2), names(n), seed=0)
@@ -140,6 +141,7 @@ def test_plain_rounding_has_the_mean_square_error_of_a_step():
     torch.testing.assert_close(sensor(levels[None], Key(0))[0], levels)
 
 
+@pytest.mark.slow
 def test_photons_and_read_out_noise_add_their_variances():
     n, c = 4000, Measured(Clean(), Poisson(30.0), noise=0.2)
     x0 = torch.tensor([-1.0, 0.0, 0.5]).reshape(1, 1, 3).expand(n, 1, 1, 3)

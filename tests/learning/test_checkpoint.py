@@ -173,6 +173,7 @@ def test_every_truncation_is_found(two):
     assert flaw(newer) is None
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(two):
     _, _, newer = two
     for path in sorted(newer.iterdir()):

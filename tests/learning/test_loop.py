@@ -32,6 +32,7 @@ def run(state, clock, source=None, **more):
     return fit(state, source, more.pop("objective", Denoising()), LogNormal(), clock, Key(1), **more)
 
 
+@pytest.mark.slow
 def test_training_approaches_the_exact_error():
     state = start(optim=AdamW(lr=5e-3, warmup=2_000, schedule=Cosine(200_000)), ema=EMA(10_000), width=48)
     levels = Stratified()
@@ -238,6 +239,7 @@ def test_misuse_is_told():
             Clock(**({"images": 1, "batch": 1} | wrong))
 
 
+@pytest.mark.slow
 def test_learning_needs_torch_and_numpy_alone():
     banned = ["ray", "mlflow", "pydantic", "pyarrow", "safetensors", "fsspec", "sklearn", "PIL", "scipy"]
     script = f"""

@@ -116,6 +116,7 @@ trains = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(trains)
 def test_a_tree_survives_json(train):
     text = config.dumps(train)

@@ -208,6 +208,7 @@ def graphs(draw: Any) -> tuple[Step, tuple[int, int]]:
     return step(Wide(99, run_id, top)), capacity
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(graphs())
 def test_capacity_is_never_exceeded_and_every_step_runs_once_after_its_needs(graph):

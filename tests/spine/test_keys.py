@@ -97,6 +97,7 @@ def test_first_draws_of_sibling_keys_are_uniform_and_uncorrelated():
     assert np.abs(bits.mean(0) - 0.5).max() < 5 * 0.5 / math.sqrt(2048)
 
 
+@pytest.mark.slow
 def test_torch_draws_the_same_in_another_process(fresh):
     code = "import torch; from pipeline.keys import Key; "
     code += "print(torch.randn(4, generator=Key(-7).fold('z', 2).torch()).numpy().tobytes().hex())"

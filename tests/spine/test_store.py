@@ -290,6 +290,7 @@ def test_a_kill_at_any_phase_leaves_no_artifact_and_the_next_takes_the_attempt_o
     assert store.artifact(node.address).manifest["attempt"] == attempt
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_whole_artifacts_only(tmp_path, background):
     store, rng, beginning = Store(str(tmp_path)), random.Random(1), 0
     for _ in range(3):
@@ -320,6 +321,7 @@ def racer(url: str, name: str) -> None:
             time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_two_writers_make_one_object_and_no_mixture(tmp_path, fresh, background):
     code = "import sys, test_store as t; t.racer(*sys.argv[1:])"
     both = [background(code, str(tmp_path), name) for name in ("one", "two")]
