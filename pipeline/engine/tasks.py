@@ -1,13 +1,14 @@
 """Many small things done on the cluster: a function over items on Ray Data, results in the order in which they come.
 
-What the data or the disk refuse in a worker is raised here as it was said there, once, and not tried again.
+What the data or the disk refuse in a worker is raised here as it was said there, and not tried again; what may have been
+the network is tried three times.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ LASTING = {  # what trying again does not change
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 }
+PAUSES = (0.5, 5.0)  # seconds before an item is tried for the second and the third time
 BLOCKS = 1024  # tasks, at most; a task does its items one after the other
 
 
@@ -49,27 +51,36 @@ def sweep(function: Callable[[Any], Any], items: Sequence[Any], at: Context) -> 
 
 
 class _Tried:
-    """The function, with what it may refuse caught: raised, it would be tried again, and arrive wrapped."""
+    """The function, tried again where the network may have failed; what it refuses is caught, for Ray would wrap it."""
 
     def __init__(self, function: Callable[[Any], Any]):
         self.function = function
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            said = {"result": self.function(pickle.loads(row["item"]))}
+            said = {"result": self._again(pickle.loads(row["item"]))}
         except ValueError as error:
             said = {"refused": str(error)}
         except OSError as error:
-            if error.errno not in LASTING:
-                raise  # the network, most likely: worth another try, which Ray makes
-            said = {"errno": error.errno, "file": error.filename}
+            known = error.errno is not None
+            said = {"failed": (error.errno, error.strerror, error.filename) if known else (str(error),)}
         return {"said": pickle.dumps(said)}
+
+    def _again(self, item: Any) -> Any:
+        for pause in PAUSES:
+            try:
+                return self.function(item)
+            except OSError as error:
+                if error.errno in LASTING:
+                    raise
+                time.sleep(pause)  # the network, most likely
+        return self.function(item)
 
 
 def _result(row: dict[str, Any]) -> Any:
     said = pickle.loads(row["said"])
     if "refused" in said:
         raise ValueError(said["refused"])
-    if "errno" in said:
-        raise OSError(said["errno"], os.strerror(said["errno"]), said["file"])
+    if "failed" in said:
+        raise OSError(*said["failed"])
     return said["result"]

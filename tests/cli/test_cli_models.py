@@ -55,4 +55,6 @@ def test_images_are_drawn_once_and_measured(models, tmp_path):
     kintsugi("evaluate", small, "--test", "model/model", "--samples", "0").refused("(1, 4, 4)", "(1, 8, 8)")
     kintsugi(*words[:2], "--count", "0").refused("give at least 1")
     kintsugi(*words[:2], "--steps", "0").refused("steps")
+    kintsugi("sample", said.json["samples"]).refused(said.json["samples"], "no model")
+    kintsugi("evaluate", said.json["samples"], "--test", "model/model").refused("no model")
     kintsugi(*words, "--out", str(tmp_path)).refused("Is a directory")

@@ -59,6 +59,22 @@ def test_all_columns_on_the_pixels_move_together_and_the_others_stay():
     assert torch.equal(out["flow"], out["x"][:, :2, 0])
     assert torch.equal(out["plane"], out["x"][:, 0, 0])
     assert out["label"] is columns["label"]
+    assert columns["x"] is x, "the caller's columns were changed"
+
+
+@pytest.mark.parametrize("shape", [(20, 4, 5), (20, 3, 4, 5), (20, 3, 2, 4, 5)])
+def test_the_mask_of_what_moved_in_lies_on_every_image(shape):
+    out = Augment(True, 2)({"x": torch.ones(shape)}, 0, 0)
+    assert torch.equal(out["mask"].expand(shape), out["x"] > 0)
+
+
+def test_without_turns_an_image_is_moved_and_nothing_else():
+    ids = pixels(50, 5, 5)
+    out = Augment(False, 2)({"x": ids}, 0, 0)
+    for before, after, seen in zip(ids[:, 0], out["x"][:, 0], out["mask"][:, 0]):
+        i, j = seen.nonzero().T
+        step = after[i, j] - before[i, j]  # pixels are numbered row by row
+        assert (step == step[0]).all()
 
 
 @pytest.mark.parametrize(("sides", "many"), [((3, 3), 8), ((2, 3), 4)])
@@ -112,7 +128,12 @@ def test_what_moving_would_falsify_is_refused(refused):
     }.items():
         with refused(repr(name), "turn it into a mask first"):
             Augment()({"x": x, name: column}, 0, 0)
+    with refused("'row'", "turn it into a mask first"):
+        Augment()({"x": torch.zeros(5, 1, 5, 5), "row": torch.zeros(5, 5)}, 0, 0)
     with refused("shift is 5 and images are 5x5"):
         Augment(shift=5)({"x": x}, 0, 0)
+    for sides in ((5, 7), (7, 5)):
+        with refused("shift is 5 and images are {}x{}".format(*sides)):
+            Augment(shift=5)({"x": torch.zeros(2, 1, *sides)}, 0, 0)
     with refused("shift is -1"):
         Augment(shift=-1)

@@ -52,6 +52,24 @@ def test_a_set_without_shards_has_no_rows(tmp_path):
     assert Manifest.open(placed(tmp_path, ()).at).rows == 0
 
 
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=7), st.integers(1, 8))
+def test_ends_are_taken_exactly_when_they_ascend_however_many_are_looked_at_in_one_go(ends, step):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.data.manifest.STEP", step)
+        if ends == sorted(ends):
+            assert Manifest(ends[-1], SHAPE, "uint8", np.array(ends)).rows == ends[-1]
+        else:
+            with pytest.raises(ValueError, match="not ascending from 0"):
+                Manifest(ends[-1], SHAPE, "uint8", np.array(ends))
+
+
+@pytest.mark.parametrize("ends", [np.array([[3, 5]]), np.array(5), np.array([3, 5], np.int32), np.array([3.0, 5.0])])
+def test_ends_are_one_axis_of_int64(ends):
+    with pytest.raises(ValueError, match="not one axis of int64"):
+        Manifest(5, SHAPE, "uint8", ends)
+
+
 def test_shards_are_named_in_the_order_of_their_numbers_up_to_a_million():
     assert name(0) == "shards/000000.parquet"
     assert sorted(map(name, (7, 123_456, 999_999))) == [name(7), name(123_456), name(999_999)]
@@ -119,9 +137,13 @@ BAD_SAID = {
     "deep": "[" * 100_000,
     "nothing": json.dumps({}),
     "rows": json.dumps(SAID | {"rows": 6}),
+    "rows as a fraction": json.dumps(SAID | {"rows": 5.0}),
+    "shards as a fraction": json.dumps(SAID | {"shards": 3.0}),
     "rows as text": json.dumps(SAID | {"rows": "5"}),
     "shape": json.dumps(SAID | {"shape": [3, 0, 8]}),
     "no shape": json.dumps(SAID | {"shape": []}),
+    "shape of fractions": json.dumps(SAID | {"shape": [3.5, 8, 8]}),
+    "shape of truths": json.dumps(SAID | {"shape": [True, 8, 8]}),
     "shape of texts": json.dumps(SAID | {"shape": "388"}),
     "dtype": json.dumps(SAID | {"dtype": "object"}),
     "true shards": json.dumps(SAID | {"shards": True}),
@@ -136,6 +158,17 @@ def test_a_bad_description_is_refused_in_one_sentence(tmp_path, case):
     out.write("dataset.json", BAD_SAID[case])
     with pytest.raises(ValueError, match=r"^dataset\.json and shards\.npy do not describe .*[^.]\.$"):
         Manifest.open(out.at)
+
+
+def test_a_description_without_end_is_refused():
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            assert size is not None
+            assert size >= 0, "all of it was asked for"
+            return b" " * size
+
+    with pytest.raises(ValueError, match=r"dataset\.json has more than"):
+        Manifest.open(lambda _: Endless())
 
 
 def test_a_missing_file_is_named(tmp_path):

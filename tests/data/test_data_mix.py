@@ -67,6 +67,15 @@ def test_each_set_has_its_share_of_a_batch_and_runs_through_epochs_of_its_own():
         assert len(epochs) > 1
         assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
         assert len(set(epochs)) == len(epochs)
+    assert len(mixed) == sum(SIZES)
+
+
+def test_two_sets_of_one_size_are_shuffled_each_by_itself():
+    mixed = Mixed((rows(0), rows(0)), (1, 1))
+    batch = next(mixed.batches(2 * SIZES[0], 0))
+    one, other = (batch.columns["label"][batch.index // SIZES[0] == k] for k in (0, 1))
+    assert sorted(one) == sorted(other)
+    assert (one == other).sum() < 8
 
 
 @pytest.mark.parametrize(("start", "world"), [(0, 2), (123, 1), (10**9 + 3, 5)])
@@ -95,6 +104,7 @@ def test_shares_become_whole_numbers_as_they_are_written():
     assert whole((2, 4)) == (1, 2)
     assert whole((Fraction(1, 3), Fraction(2, 3))) == (1, 2)
     assert whole((1e-3, 0.999)) == (1, 999)
+    assert whole((1e-5, 0.99999)) == (1, 99_999), "the longest pattern there may be"
 
 
 def test_what_cannot_be_mixed_is_refused(refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 
@@ -16,7 +17,7 @@ from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import InMemory, batches
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
-from pipeline.data.stream import Order, Streamed
+from pipeline.data.stream import WIDEST, Order, Streamed
 from pipeline.place import Place
 
 COUNTS = (1500, 0, 700, 2600, 3, 1397)  # 6200 rows in 7 blocks, none of which begins where a shard does
@@ -26,22 +27,22 @@ TIGHT = 2 * 2 * 1024 * 4  # bytes of two windows of two blocks
 EXTRA = ("label", "operator.at")
 
 
-def examples() -> Examples:
-    """N rows, each of which says in every column which it is."""
-    rows = np.arange(N)
-    images = np.stack([rows % 256, rows // 256, rows % 7, rows % 11], 1).astype(np.uint8).reshape(N, *SHAPE)
+def examples(n: int = N) -> Examples:
+    """Rows each of which says in every column which it is."""
+    rows = np.arange(n)
+    images = np.stack([rows % 256, rows // 256, rows % 7, rows % 11], 1).astype(np.uint8).reshape(n, *SHAPE)
     label = np.where(rows % 5 == 0, -1, rows)
     return Examples(tuple(map(str, rows)), images, label, {"at": np.stack([rows, -rows], 1)})
 
 
-def stored(url: str) -> tuple[Place, Examples]:
-    place, rows, start = Place(url), examples(), 0
-    for i, count in enumerate(COUNTS):
+def stored(url: str, counts: tuple[int, ...] = COUNTS) -> tuple[Place, Examples]:
+    place, rows, start = Place(url), examples(sum(counts)), 0
+    for i, count in enumerate(counts):
         if count:
             with place.writing(name(i)) as file:
                 write_shard(file, rows.take(np.arange(start, start + count)))
         start += count
-    Manifest.of(COUNTS, SHAPE, "uint8").write(place)
+    Manifest.of(counts, SHAPE, "uint8").write(place)
     return place, rows
 
 
@@ -122,6 +123,27 @@ def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
         assert np.array_equal(got.columns["label"], rows.label[got.index])
         assert np.array_equal(got.columns["operator.at"], rows.operator["at"][got.index])
         assert torch.equal(got.x(), rows.x(got.index))
+
+
+@pytest.mark.parametrize("counts", [(1023, 2049), (1025, 2047), (1, 1024, 1), (1024, 1024)])
+def test_a_piece_of_a_shard_may_begin_or_end_at_any_row_of_a_row_group(counts):
+    place, rows = stored(f"memory://edges-{counts}", counts)
+    got = next(stream(place).batches(sum(counts), 0))
+    assert np.array_equal(np.sort(got.index), np.arange(sum(counts)))
+    assert np.array_equal(got.images, rows.images[got.index])
+
+
+def test_no_two_windows_are_shuffled_alike():
+    order = Order(300, 5, 20)
+    inner = {tuple(order.within(0, epoch, w)(np.arange(100)).tolist()) for epoch in (0, 1) for w in (0, 1, 2)}
+    assert len(inner) == 6
+
+
+@pytest.mark.parametrize("memory", [0, 1, TIGHT - 1, TIGHT, 1 << 60])
+def test_two_windows_fit_into_memory_and_as_many_blocks_as_do_are_in_them(whole, memory):
+    window, block = stream(whole[0], memory=memory).order.window, 1024 * 4
+    assert 2 * window * block <= memory or window == 1
+    assert 2 * (window + 1) * block > memory or window == WIDEST
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -212,6 +234,7 @@ def test_shards_of_another_set_are_named(own, refused):
     rows = read_shard(own.at(name(3)))
     others = {
         "2599 rows and 2600": rows.take(np.arange(2599)),
+        "2601 rows and 2600": Examples.concat([rows, read_shard(own.at(name(2))).take([0])]),
         "images are uint8 (1, 4, 1)": Examples(rows.ids, rows.images.reshape(-1, 1, 4, 1), rows.label, rows.operator),
         "no column 'operator.at'": Examples(rows.ids, rows.images, rows.label),
         "not like those": Examples(rows.ids, rows.images, rows.label, {"at": rows.operator["at"][:, :1]}),
@@ -220,6 +243,21 @@ def test_shards_of_another_set_are_named(own, refused):
         write_shard(own.at(name(3)), other)
         with refused(name(3), said):
             first(stream(own, EXTRA).batches(256, 0), 30)
+
+
+def test_row_groups_that_would_fill_the_memory_are_not_read(whole, monkeypatch, refused):
+    monkeypatch.setattr("pipeline.data.stream.MAX_BYTES", 1024 * 4 - 1)
+    with refused("its row groups", "would take more"):
+        first(stream(whole[0]).batches(256, 0), 9)
+
+
+def test_what_the_disk_says_is_no_fault_of_the_file(whole, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetFile", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        next(stream(whole[0]).batches(256, 0))
 
 
 def test_values_that_are_not_finite_do_not_reach_training(tmp_path, refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -110,3 +111,19 @@ def refusing(piece: int) -> tuple[Examples, dict[str, int]]:
     if piece == 24:
         raise ValueError("piece 24 cannot be used")
     return noisy(piece)
+
+
+def unreadable(item: str) -> str:
+    """What a disk says that does not let anyone in, whenever it is asked; each time is noted beside the item."""
+    with open(f"{item}.tries", "a") as file:
+        file.write("tried\n")
+    raise PermissionError(errno.EACCES, "no", item)
+
+
+def unreliable(item: str) -> str:
+    """What a network says that is down the first time: the item, the second time."""
+    tries = Path(f"{item}.tries")
+    if not tries.exists():
+        tries.touch()
+        raise ConnectionResetError(errno.ECONNRESET, "gone", item)
+    return item

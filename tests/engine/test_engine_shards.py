@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import pickle
 from functools import partial
 
 import courses
@@ -13,8 +15,9 @@ import pytest
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.ranks import between
 from pipeline.data.unique import check_unique
+from pipeline.engine import tasks
 from pipeline.engine.shards import map_shards
-from pipeline.engine.tasks import sweep
+from pipeline.engine.tasks import each, sweep
 from pipeline.graph import Context, Scale
 from pipeline.keys import Key
 from pipeline.store import Store
@@ -62,6 +65,37 @@ def test_a_refusal_comes_back_as_it_was_said(one_ray, tmp_path):
     at = Context(store.place / "out", store, Scale(), Silent())
     with pytest.raises(ValueError, match=r"^piece 24 cannot be used$"):
         map_shards(courses.refusing, PIECES, at)
+
+
+def test_a_failure_arrives_as_it_was_said_and_only_one_that_may_pass_is_tried_three_times(monkeypatch):
+    monkeypatch.setattr(tasks, "PAUSES", (0.0, 0.0))
+    for error, most in {
+        ValueError("no"): 1,
+        OSError(errno.ENOENT, "no", "file"): 1,
+        OSError(errno.ENOSPC, "no"): 1,
+        OSError(errno.ECONNRESET, "gone", "file"): 3,
+        OSError("nobody answers"): 3,
+    }.items():
+        tries = []
+
+        def failing(item, error=error, tries=tries):
+            tries.append(item)
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            tasks._result(tasks._Tried(failing)({"item": pickle.dumps(0)}))
+        assert (str(caught.value), len(tries)) == (str(error), most)
+
+
+def test_what_trying_again_may_change_is_tried_again_and_nothing_else(one_ray, tmp_path):
+    store = Store(str(tmp_path))
+    at = Context(store.place / "out", store, Scale(), Silent())
+    asked = str(tmp_path / "asked")
+    with pytest.raises(PermissionError) as caught:
+        list(each(courses.unreadable, [asked], at))
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, asked)
+    assert (tmp_path / "asked.tries").read_text() == "tried\n"
+    assert list(each(courses.unreliable, [str(tmp_path / "far")], at)) == [str(tmp_path / "far")]
 
 
 def test_passes_over_all_ids_find_on_the_cluster_what_they_find_here(one_ray, tmp_path, monkeypatch):

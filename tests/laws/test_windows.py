@@ -143,6 +143,7 @@ def test_dilation_hides_the_pixels_around_what_is_opaque(dilation):
     hidden = (A(torch.ones(1, *IMAGE)) == 0)[0, 0].nonzero()
     assert len(hidden) == (2 * dilation + 1) ** 2
     assert (hidden - torch.tensor([3, 4])).abs().max() == dilation
+    assert (dilation == 1) == (mark == Watermark(mark.alpha, mark.colour, mark.top, mark.left)), "one unless told"
 
 
 def test_nothing_hidden_depends_on_what_is_under_it():
@@ -156,7 +157,7 @@ def test_a_logo_is_read_from_its_picture_with_its_alpha(tmp_path):
     rgba = np.zeros((2, 3, 4), np.uint8)
     rgba[0, 1], rgba[1, 2] = (255, 0, 51, 255), (0, 255, 0, 51)
     Image.fromarray(rgba).save(tmp_path / "logo.png")
-    mark = Watermark.read(tmp_path / "logo.png", top=1, left=2)
+    mark = Watermark.read(tmp_path / "logo.png", 1, 2)
     assert mark.alpha == ((0, 1, 0), (0, 0, 0.2))
     assert [grid[0][1] for grid in mark.colour] == [1, -1, -0.6]
     assert mark.over(torch.zeros(1, *COLOUR))[0, :, 2, 4].tolist() == pytest.approx([-0.2, 0.2, -0.2])
@@ -190,10 +191,14 @@ def test_a_logo_is_read_from_its_picture_with_its_alpha(tmp_path):
         (lambda: Watermark(((0.5,),), (((0.5, 0.1),),)), "one and the same h and w"),
         (lambda: Watermark(((1.5,),), (((0.5,),),)), "alpha in [0, 1]"),
         (lambda: Watermark(((0.5,),), (((1.5,),),)), "u / 127.5 - 1"),
+        (lambda: Watermark(((0.5,),), (((-1.5,),),)), "u / 127.5 - 1"),
         (lambda: Watermark(((0.5,),), (((0.5,),),), dilation=-1), "dilation >= 0"),
+        (lambda: Watermark(((0.5,),), (((0.5,),),), left=-1), "dilation >= 0, got 0, -1 and 1"),
+        (lambda: Watermark(((0.5,),), (((0.5,),),), top=-1), "dilation >= 0, got -1, 0 and 1"),
         (lambda: LOGO.at({}, IMAGE), "3 channels"),
         (lambda: LOGO.at({}, (3, 1, 6)), "do not hold it"),
         (lambda: Diagonal((2,), torch.tensor([[float("nan"), 1.0]])), "finite weights"),
+        (lambda: Diagonal((2,), torch.ones(0, 2)), "finite weights"),
         (lambda: Clean().at({}, IMAGE)(torch.zeros(1, 2)), "expects a tensor"),
     ],
 )

@@ -219,7 +219,7 @@ def test_capacity_is_never_exceeded_and_every_step_runs_once_after_its_needs(gra
     def listen(event: Event) -> None:
         events.append(event.what)
         if event.what == "start":
-            assert {need.address for need in event.step.before} <= done
+            assert {need.address for need in (*event.step.needs.values(), *event.step.after)} <= done
             now[event.step.address] = event.step.scale.total
         else:
             del now[event.step.address]
