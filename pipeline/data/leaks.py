@@ -65,7 +65,7 @@ class Damage:
     def _plain(self) -> bool:
         x = torch.linspace(-1, 1, math.prod(self.shape)).reshape(1, *self.shape)
         A = self.map({}) if self.corruption.noiseless and not self.corruption.draw(self.shape, Key(0)) else None
-        return A is not None and A.out_shape == self.shape and bool(torch.equal(A(x), x))
+        return A is not None and bool(torch.equal(A(x), x))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def copies(clean: Examples, damaged: Examples, damage: Damage, seed: int = 0) ->
     else:
         T, anew = _with_one_map(clean, damaged, A, sigma, chosen, seed)
     k = _low(torch.zeros(1, *damaged.shape)).shape[1]
-    most = k * (1 - 2 / (9 * k) + MISSED * math.sqrt(2 / (9 * k))) ** 3  # Wilson and Hilferty, 1931
+    most = _quantile(k)
     best = T.argmin(1)
     least = T[np.arange(len(T)), best]
     found = np.flatnonzero(least <= most)
@@ -123,6 +123,11 @@ def copies(clean: Examples, damaged: Examples, damage: Damage, seed: int = 0) ->
     pairs = np.stack([found, best[found]], axis=1)
     others = float((anew <= most).any(1).mean())
     return Copies(pairs, damaged.ids, clean.ids, float(itself.mean()), others, len(chosen))
+
+
+def _quantile(k: int) -> float:
+    """Of χ² with k degrees of freedom, at 99.9% (Wilson and Hilferty, 1931)."""
+    return k * (1 - 2 / (9 * k) + MISSED * math.sqrt(2 / (9 * k))) ** 3
 
 
 def _most(expected: float) -> float:

@@ -20,7 +20,6 @@ from pipeline.place import Place
 
 DATASET, SHARDS = "dataset.json", "shards.npy"
 MAX_JSON = 1 << 24  # bytes of dataset.json
-MAX_HEADER = 4096  # bytes of the header of shards.npy
 OWN = ("rows", "shape", "dtype", "shards")
 STEP = 1 << 20  # ends looked at in one go
 
@@ -145,7 +144,7 @@ def _ends(source: str | os.PathLike[str] | IO[bytes]) -> np.ndarray:
     with _opened(source) as file:
         if np.lib.format.read_magic(file) != (1, 0):  # type: ignore[arg-type]
             raise ValueError(f"{SHARDS} is not in version 1.0 of its format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER)  # type: ignore[arg-type]
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[arg-type]
         if dtype != np.dtype("<i8") or len(shape) != 1:
             raise ValueError(f"{SHARDS} holds {dtype} {shape}, not one axis of int64")
         start, size = file.tell(), file.seek(0, os.SEEK_END)

@@ -32,9 +32,8 @@ def words(ids: Iterable[str]) -> np.ndarray:
 def check_unique(out: Place, manifest: Manifest, sweep: Sweep, bucket: int = BUCKET) -> None:
     """Raises ValueError, with the first of them in order, where ids of the set written to `out` occur twice."""
     shards = groups(manifest.filled())
-    # 2^64 / parts, rounded up, so that the last bucket ends at or above the last word there is.
     parts = -(-manifest.rows // bucket)
-    edges = np.array([-(-(k << 64) // parts) for k in range(1, parts)], np.uint64)
+    edges = np.array([(k << 64) // parts for k in range(1, parts)], np.uint64)
     ends = np.zeros((len(shards), parts), np.int64)
     for group, found in sweep(partial(_sorted, out, edges), list(enumerate(shards))):
         ends[group] = found

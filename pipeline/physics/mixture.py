@@ -122,7 +122,6 @@ class Mixture(Corruption):
         return {name[len(start) :]: np.asarray(v)[places] for name, v in rows.items() if name.startswith(start)}
 
     def simulate(self, x0: Tensor, rows: Mapping[str, np.ndarray], key: Key) -> Tensor:
-        self.out_shape(tuple(x0.shape[1:]))
         ((k, places),) = self.groups(rows).items()
         return self.parts[k][1].simulate(x0, self.rows_of(k, rows, places), key)
 

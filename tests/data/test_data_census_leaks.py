@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_data_census_similar import smooth
+from test_data_census_similar import RNG, smooth
 
 from pipeline.data import leaks
-from pipeline.data.leaks import Damage, copies
+from pipeline.data.leaks import Copies, Damage, copies
 from pipeline.data.records import Examples
+from pipeline.physics.boxes import FixedBox
 from pipeline.physics.corruption import Clean, Noisy, Through, corrupt
 from pipeline.physics.masks import BoxMask, PixelMask
 from pipeline.physics.views import Channel, Crop, Pool
@@ -76,6 +77,45 @@ def test_noise_cut_off_at_8_bits_is_allowed_for():
     assert {int(i[1:]): int(j[1:]) for i, j in _ids(found)} == {i: 150 + i for i in range(50)}
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_chance_is_how_often_images_that_did_not_leak_are_taken_for_others(cut):
+    noise, images = Noisy(noise=1.0), smooth(600, 16)
+    found = copies(examples(images[:300]), damaged(noise, examples(images[300:], "y"), cut), Damage(noise, SHAPE))
+    assert 0.1 < found.chance < 0.5
+    assert abs(len(found.pairs) / 300 - found.chance) < 5 * (found.chance * (1 - found.chance) * 2 / 300) ** 0.5
+    assert not found.likely
+
+
+@pytest.mark.parametrize("noise", [Noisy(noise=2.0), PixelMask(0.2, noise=1.5)], ids=str)
+def test_black_and_white_images_that_8_bits_cut_off_are_recognised_whatever_their_hidden_pixels_hold(noise):
+    images = np.where(smooth(260, 16) >= 128, 255, 0).astype(np.uint8)
+    rows = damaged(noise, examples(images[200:], "y"), True)
+    if "mask" in rows.operator:
+        hidden = ~noise.at(rows.operator, SHAPE).mask.expand(rows.images.shape).numpy()
+        rows = Examples(
+            rows.ids,
+            np.where(hidden, RNG.integers(0, 256, hidden.shape), rows.images).astype(np.uint8),
+            rows.label,
+            rows.operator,
+        )
+    found = copies(examples(images), rows, Damage(noise, SHAPE))
+    same = [int(i[1:]) + 200 == int(j[1:]) for i, j in _ids(found)]
+    assert len(same) >= len(found.damaged) - 1
+    assert all(same)
+    assert found.recall >= 0.99
+
+
+def test_rows_with_a_sigma_of_their_own_are_all_compared_and_the_clearest_come_first():
+    images, sigma = smooth(100, 16), np.full(100, 0.5, np.float32)
+    x = Examples.from_x([f"x{i}" for i in range(100)], examples(images).x())
+    z = torch.randn(x.images.shape, generator=torch.Generator().manual_seed(0))
+    z[::2] = 0  # as clear as it gets
+    rows = Examples.from_x([f"y{i}" for i in range(100)], x.x() + 0.5 * z, None, {"sigma": sigma})
+    found = copies(examples(images), rows, Damage(Noisy(noise=0.01), SHAPE))
+    assert sorted(int(i[1:]) for i, _ in _ids(found)) == list(range(100))
+    assert all(int(i[1:]) % 2 == 0 for i, _ in _ids(found)[:50])
+
+
 @pytest.mark.parametrize("sigma", [0.1, 1.0])
 @pytest.mark.parametrize("at", [-1.0, -0.4, 0.9])
 def test_the_mean_and_variance_of_what_is_cut_off(sigma, at):
@@ -87,15 +127,51 @@ def test_the_mean_and_variance_of_what_is_cut_off(sigma, at):
     assert float(share) * sigma**2 == pytest.approx(float(cut.var()), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "chance", "trials", "likely", "certain"),
+    [(19, 0.01, 10**6, False, False), (20, 0.01, 10**6, True, True), (4, 0, 999, True, False), (5, 0, 999, True, True)],
+)
+def test_pairs_count_where_they_are_three_deviations_above_chance(pairs, chance, trials, likely, certain):
+    """Of 1000 images 10 are taken for another where the chance is 1%: 10 + 3 √10 = 19.5."""
+    ids = tuple(map(str, range(1000)))
+    found = Copies(np.zeros((pairs, 2), np.int64), ids, ids, 1.0, chance, trials)
+    assert (found.likely, found.certain) == (likely, certain)
+
+
+@pytest.mark.parametrize("k", [1, 4, 64, 192])
+def test_the_bound_is_the_stated_quantile(k):
+    above = 1 - torch.special.gammainc(torch.tensor(k / 2), torch.tensor(leaks._quantile(k) / 2, dtype=torch.float64))
+    assert 0.0008 <= float(above) <= 0.00102
+
+
+def test_where_there_are_too_many_some_are_taken_every_one_alike():
+    assert leaks._some(9, 9, 0).tolist() == list(range(9))
+    taken = np.stack([leaks._some(10, 4, seed) for seed in range(500)])
+    assert taken.shape == (500, 4)
+    assert (np.diff(taken) > 0).all()
+    assert np.abs(np.bincount(taken.ravel(), minlength=10) / 500 - 0.4).max() < 5 * (0.24 / 500) ** 0.5
+
+
+def test_sigma_is_what_is_told_or_what_a_row_says_or_what_the_corruption_has():
+    rows, noise = examples(smooth(3, 16)), Noisy(noise=0.25)
+    said = Examples(rows.ids, rows.images, operator={"sigma": np.array([0.1, 0.2, 0.4], np.float32)})
+    assert Damage(noise, SHAPE).sigmas(rows) == pytest.approx([0.25] * 3)
+    assert Damage(noise, SHAPE).sigmas(said) == pytest.approx([0.1, 0.2, 0.4])
+    assert Damage(noise, SHAPE, 0.3).sigmas(said).tolist() == [0.3] * 3
+
+
 def test_what_cannot_be_compared_is_not():
     rows = examples(smooth(5, 16))
     assert copies(examples(smooth(5, 8)), rows, Damage(Noisy(noise=0.1), SHAPE)) is None
     assert copies(rows, rows, Damage(Through(Crop(SHAPE, 0, 0, 8, 8)), SHAPE)) is None
+    assert copies(rows, rows.take([]), Damage(Noisy(noise=0.1), SHAPE)) is None
+    assert copies(rows.take([]), rows, Damage(Noisy(noise=0.1), SHAPE)) is None
 
 
 def test_plain_is_what_shows_whole_images_without_noise():
     assert Damage(Clean(), SHAPE).plain
     assert not Damage(Clean(), SHAPE, 0.1).plain
+    assert not Damage(FixedBox(0, 0, 4, 4), SHAPE).plain
     assert not any(Damage(corruption, SHAPE).plain for corruption in CORRUPTIONS)
 
 

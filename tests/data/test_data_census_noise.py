@@ -50,6 +50,29 @@ def test_what_is_hidden_does_not_count():
     assert estimates(x)[0] > 0.35  # the holes, taken for noise
 
 
+@pytest.mark.parametrize("size", [(4, 4), (5, 9), (8, 8)])
+def test_images_of_any_size_have_as_many_differences_as_squares_fit_and_are_halved_without_their_last_odd_line(size):
+    x = RNG.standard_normal((2, 3, *size))
+    assert len(noise.differences(x)) == 6 * (size[0] - 3) * (size[1] - 3)
+    h, w = size[0] // 2, size[1] // 2
+    whole = x[..., : 2 * h, : 2 * w].reshape(2, 3, h, 2, w, 2)
+    np.testing.assert_allclose(noise.halved(x), 2 * whole.mean((3, 5)), atol=1e-5)
+
+
+def test_texture_that_grows_as_stated_is_taken_off_and_without_a_coarse_size_all_may_be_texture():
+    sigma, texture = 0.3, 0.1
+    fine, coarse = (math.sqrt(sigma**2 + growth * texture**2) for growth in (1, noise.TEXTURE))
+    assert Noise(sigma, fine, coarse).bounds == pytest.approx((sigma, fine))
+    assert Noise(sigma, fine, math.nan).bounds == (0.0, fine)
+    assert Noise(0.0, fine, math.nan).complaint() == ""
+
+
+def test_fewer_differences_than_needed_give_no_estimate():
+    d = RNG.standard_normal(noise.FEWEST)
+    assert noise.estimate(noise.tally(d)) > 0
+    assert math.isnan(noise.estimate(noise.tally(d[1:])))
+
+
 def test_tallies_of_parts_give_the_estimate_of_the_whole():
     d = RNG.standard_normal(3000)
     whole, parts = noise.tally(d), noise.tally(d[:1000]) + noise.tally(d[1000:])

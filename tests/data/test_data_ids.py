@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import unique
 from pipeline.data.ids import groups, read_ids
+from pipeline.data.listing import shown
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.unique import check_unique
 from pipeline.place import Place
@@ -44,8 +45,9 @@ def test_a_set_is_refused_exactly_when_an_id_occurs_twice(shards, bucket):
     if not twice:
         check_unique(place, manifest, map, bucket)
         return
-    with pytest.raises(ValueError, match=f"^{len(twice)} ids occur more than once, such as '"):
+    with pytest.raises(ValueError) as caught:
         check_unique(place, manifest, map, bucket)
+    assert str(caught.value).startswith(f"{len(twice)} ids occur more than once, such as '{shown(twice[0])}'")
 
 
 def test_groups_and_buckets_hide_no_duplicate_and_leave_nothing_behind(narrow):
@@ -74,8 +76,28 @@ def test_ids_that_share_a_word_are_compared_themselves(monkeypatch, narrow):
 def test_suspects_are_followed_up_as_they_come_where_there_are_many(monkeypatch, narrow):
     monkeypatch.setattr(unique, "SUSPECTS", 2)
     place, manifest = made([[str(i) for i in range(30)], [str(i) for i in range(30)]])
-    with pytest.raises(ValueError, match="or more ids occur more than once, such as '"):
+    with pytest.raises(ValueError, match=r"^\d or more ids occur more than once, such as '"):
         check_unique(place, manifest, map, 10)
+
+
+def test_no_bucket_is_much_larger_than_asked_and_only_suspects_are_read_again_and_once(monkeypatch, narrow):
+    swept = []
+
+    def sweep(function, items):
+        swept.append((items, [function(item) for item in items]))
+        return iter(swept[-1][1])
+
+    check_unique(*made([[f"{i}-{k}" for k in range(500)] for i in range(8)]), sweep, 200)
+    _, (buckets, _) = swept
+    sizes = [sum(ends) - sum(starts) for starts, ends in buckets]
+    assert sum(sizes) == 4000
+    assert max(sizes) < 200 + 7 * 200**0.5
+    swept.clear()
+    monkeypatch.setattr(unique, "SUSPECTS", 1)
+    monkeypatch.setattr(unique, "words", lambda ids: np.array([ord(text[0]) << 57 for text in ids], np.uint64))
+    check_unique(*made([["!1", "A1", "a1"], ["!2", "A2", "a2", "q"]]), sweep, 2)
+    read = [{text for found in results for text in found} for _, results in swept[2:]]
+    assert read == [{"!1", "!2"}, {"A1", "A2"}, {"a1", "a2"}]
 
 
 @pytest.mark.parametrize("table", [{"x": ["a"]}, {"id": [1, 2]}, {"id": ["a", None]}, None])
@@ -84,6 +106,13 @@ def test_a_shard_without_ids_is_named(table, tmp_path, refused):
     path.write_bytes(b"no parquet") if table is None else pq.write_table(pa.table(table), path)
     with path.open("rb") as file, refused("shards/000003.parquet is not a shard whose ids can be read"):
         read_ids(file, name(3))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_ids_are_read_in_their_order(kind, tmp_path):
+    pq.write_table(pa.table({"image": [1, 2], "id": pa.array(["ü", "a"], kind)}), tmp_path / "x")
+    with (tmp_path / "x").open("rb") as file:
+        assert read_ids(file, "x") == ["ü", "a"]
 
 
 def test_a_million_shards_make_about_a_thousand_groups():

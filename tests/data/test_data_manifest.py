@@ -128,6 +128,7 @@ def test_bad_ends_are_refused_in_one_sentence(tmp_path, case, mapped):
     with pytest.raises(ValueError, match=r"^dataset\.json and shards\.npy do not describe .*[^.]\.$") as caught:
         Manifest.open(out.at if mapped else out.open)
     assert "\n" not in str(caught.value)
+    assert ("not one axis of int64" in str(caught.value)) == (case in ("another type", "other byte order", "two axes", "objects"))
 
 
 SAID = {"rows": 5, "shape": SHAPE, "dtype": "uint8", "shards": 3}

@@ -17,10 +17,11 @@ from pipeline.identity import fingerprint
 from pipeline.keys import Key
 from pipeline.physics.blackbox import BlackBox, Gamma, Jpeg
 from pipeline.physics.conditions import ClassMap, Condition, Swap, Symmetric, TokenRemoval, worsen
-from pipeline.physics.corruption import Clean, Corruption, Noisy, corrupt
+from pipeline.physics.corruption import Clean, Corruption, Noisy, Through, corrupt
 from pipeline.physics.masks import PixelMask
 from pipeline.physics.mixture import Mixture, Routed
 from pipeline.physics.sensors import Measured, Poisson, Quantised
+from pipeline.physics.views import Pool
 from pipeline.physics.windows import RandomCrop
 
 
@@ -141,6 +142,15 @@ def test_plain_rounding_has_the_mean_square_error_of_a_step():
     torch.testing.assert_close(sensor(levels[None], Key(0))[0], levels)
 
 
+def test_what_is_brighter_than_white_is_measured_as_it_is():
+    """A Pool's A x0 goes up to its size: levels go on, and more photons come."""
+    x0, pooled = torch.full((1, *IMAGE), 0.9), Through(Pool(IMAGE, 2))
+    y, _ = corrupt(Measured(pooled, Quantised(9)), x0, ["a"], seed=0)
+    assert (y - 1.8).abs().max() <= Quantised(9).width / 2
+    y, _ = corrupt(Measured(pooled, Poisson(1e6)), x0, ["a"], seed=0)
+    assert (y - 1.8).abs().max() <= 6 * (2 * 2.8 / 1e6) ** 0.5
+
+
 @pytest.mark.slow
 def test_photons_and_read_out_noise_add_their_variances():
     n, c = 4000, Measured(Clean(), Poisson(30.0), noise=0.2)
@@ -172,6 +182,7 @@ def test_gamma_bends_brightness_and_leaves_black_and_white():
     x = torch.tensor([[[[-1.0, 0.0, 1.0]]]])
     torch.testing.assert_close(Gamma(2.0)(x).flatten(), torch.tensor([-1.0, -0.5, 1.0]))
     torch.testing.assert_close(Gamma(0.5)(Gamma(2.0)(x)), x)
+    assert Gamma(1.0)(x - 0.7).equal(x - 0.7), "below black, too: it is linear"
 
 
 def test_what_cannot_be_undone_refuses_its_adjoint_even_within_others():
@@ -248,6 +259,7 @@ def test_a_condition_is_the_same_alone_in_a_batch_and_from_json(condition):
         (lambda: Measured(SEVENTY, Poisson(1.0)), "give the noise to Measured"),
         (lambda: Measured(PixelMask(0.1), Poisson(1.0), noise=-1.0), "Measured.noise"),
         (lambda: Poisson(0.0), "Poisson.peak"),
+        (lambda: Poisson(float("inf")), "Poisson.peak"),
         (lambda: Poisson(1.0)(torch.full((1, 2), -1.5), Key(0)), "at least -1, black"),
         (lambda: Poisson(1.0)(torch.full((1, 2), float("nan")), Key(0)), "at least -1, black"),
         (lambda: Quantised(1), "Quantised.steps"),
@@ -259,6 +271,8 @@ def test_a_condition_is_the_same_alone_in_a_batch_and_from_json(condition):
         (lambda: Swap(-0.1), "Swap.ratio is a share from 0 to 1, got -0.1"),
         (lambda: Symmetric(0.5, 1), "at least 2"),
         (lambda: Symmetric(0.5, 3)(3, Key(0)), "labels 0 to 2, got 3"),
+        (lambda: Symmetric(0.5, 3)(-2, Key(0)), "labels 0 to 2, got -2"),
+        (lambda: Mixture(((1.0, Clean()), (0.0, Noisy(noise=0.1)))), "weights above 0"),
         (lambda: ClassMap(0.5, (0, 2)), "from 0 to 1, got (0, 2)"),
         (lambda: Swap(1.0)("a", Key(0), ["a", "a"]), "pool of 2 that differs from 'a'"),
         (lambda: Swap(1.0)("a", Key(0)), "pool of 0"),

@@ -111,8 +111,9 @@ def test_clips_keep_the_frames_that_their_rows_say():
 
 def test_as_many_frames_are_dropped_as_stated_and_every_one_alike():
     n = 1000
-    m = seen(DroppedFrames(2), (2, 5, 2, 2), n)[0]
+    m, rows = seen(DroppedFrames(2), (2, 5, 2, 2), n)
     frames = m[:, 0, :, 0, 0]
+    assert np.array_equal(frames, rows["frames"])
     assert m.equal(frames[:, None, :, None, None].expand_as(m))
     assert ((~frames).sum(1) == 2).all()
     assert ((~frames).double().mean(0) - 0.4).abs().max() < 5 * (0.24 / n) ** 0.5
@@ -181,7 +182,12 @@ def test_a_logo_is_read_from_its_picture_with_its_alpha(tmp_path):
         (lambda: FixedBox(0, 0, 8, 8).at({}, IMAGE), "leaves some of it"),
         (lambda: FixedBox(0, 6, 2, 4).at({}, IMAGE), "inside the 8 x 8 image"),
         (lambda: RandomCrop(9, 2).out_shape(IMAGE), "fits the 8 x 8 image, got 9 x 2"),
+        (lambda: RandomCrop(0, 2).out_shape(IMAGE), "fits the 8 x 8 image, got 0 x 2"),
+        (lambda: RandomCrop(2, 0).out_shape(IMAGE), "fits the 8 x 8 image, got 2 x 0"),
         (lambda: RandomCrop(2, 2).at({"corner": np.array([[7, 0]])}, IMAGE), "places from 0 to 7"),
+        (lambda: RandomCrop(2, 2).at({"corner": np.array([[-1, 0]])}, IMAGE), "places from 0 to 7"),
+        (lambda: ShortClip(2).out_shape(IMAGE), "got (1, 8, 8)"),
+        (lambda: ShortClip(2, start=-1).out_shape(CLIP), "got (2, 3, 4, 4)"),
         (lambda: ShortClip(4).out_shape(CLIP), "at least 4 frames, got (2, 3, 4, 4)"),
         (lambda: ShortClip(2, start=2).out_shape(CLIP), "at least 4 frames"),
         (lambda: FrameRate(0), "FrameRate.every"),
