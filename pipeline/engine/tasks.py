@@ -1,7 +1,7 @@
 """Many small things done on the cluster: a function over items on Ray Data, results in the order in which they come.
 
-What the data or the disk refuse in a worker is raised here as it was said there, and not tried again; what may have been
-the network is tried three times.
+What the data or the disk refuse in a worker is raised here as it was said there, and not tried again; what the network
+may have refused is tried three times.
 """
 
 from __future__ import annotations

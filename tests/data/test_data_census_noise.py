@@ -74,10 +74,10 @@ def test_fewer_differences_than_needed_give_no_estimate():
 
 
 def test_tallies_of_parts_give_the_estimate_of_the_whole():
-    d = RNG.standard_normal(3000)
+    d = RNG.standard_normal(30_000)
     whole, parts = noise.tally(d), noise.tally(d[:1000]) + noise.tally(d[1000:])
     assert parts == whole
-    assert noise.estimate(whole) == pytest.approx(np.median(np.abs(d)) / 0.67449, rel=0.02)
+    assert noise.estimate(whole) == pytest.approx(np.median(np.abs(d)) / 0.67449, rel=0.002)
 
 
 def test_a_wrong_sigma_is_complained_of_and_a_right_one_is_not():
@@ -86,6 +86,11 @@ def test_a_wrong_sigma_is_complained_of_and_a_right_one_is_not():
     assert "declared to have noise of σ = 0.2" in Noise(0.2, fine, coarse, fine / 0.2).complaint()
     assert "declared to be without noise" in Noise(0.0, fine, coarse).complaint()
     assert Noise(0.3, fine, coarse, fine / 0.3).complaint() == ""
+    for share, wrong in ((0.8, True), (0.9, False), (1.2, False), (1.3, True)):
+        found = share * 0.3
+        assert bool(Noise(0.3, found, found, share).complaint()) is wrong
+    assert Noise(0.3, 0.42, 0.78, 1.4).complaint() == "", "it may all be texture: σ is between 0.26 and 0.42"
+    assert Noise(0.0, 0.02, 0.02).complaint() == ""
 
 
 @pytest.fixture(scope="module")

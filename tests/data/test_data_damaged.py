@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.images import BadImage, Resize
+from pipeline.data.damaged import observed, operator_row
+from pipeline.data.images import BadImage, Header, Resize
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
 from pipeline.data.sources import Arrays, Folder, Parquet, source_of
@@ -61,6 +62,45 @@ def test_masks_and_sigmas_arrive_and_what_was_hidden_is_forgotten(kind: str, tmp
     np.testing.assert_array_equal(rows.operator["sigma"], SIGMA)
     A = PixelMask(0.0).at(rows.operator, (1, 8, 7))  # the masks are kept as those that are drawn here
     np.testing.assert_array_equal(A(torch.ones(6, 1, 8, 7)).numpy()[:, 0] > 0, SEEN)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 7), (3, 8, 7), (3, 4, 8, 7)])
+def test_a_hidden_pixel_is_forgotten_in_every_channel_and_frame(shape) -> None:
+    head = Header("RGB" if shape[0] == 3 else "L", (8, 7), "", False)
+    row = operator_row({"mask": SEEN[0]}, head, shape, "x")
+    seen = PixelMask(0.0).at({"mask": np.asarray(row["mask"])[None]}, shape)(torch.ones(1, *shape))[0].numpy() > 0
+    assert (seen == SEEN[0]).all()
+    pixels = RNG.integers(0, 256, shape).astype(np.uint8)
+    np.testing.assert_array_equal(observed(pixels, row), np.where(seen, pixels, 128))
+    assert observed(pixels, {}) is pixels
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 3
+SAID = {
+    "a truth for sigma": ({"sigma": True}, "has sigma True"),
+    "a text for sigma": ({"sigma": "0.5"}, "has sigma 0.5"),
+    "no mask": ({"mask": None}, "The mask of x is missing"),
+    "a truth for a mask": ({"mask": True}, "The mask of x is no array"),
+    "a mask of three axes": ({"mask": SEEN[:1]}, "The mask of x is no array"),
+    "a mask of fractions": ({"mask": SEEN[0] * 0.5}, "The mask of x is no array"),
+    "a mask of some number": ({"mask": SEEN[0] * -1}, "The mask of x is no array"),
+    "a mask to be turned": ({"mask": png(U[0], exif=EXIF.tobytes())}, "save it upright"),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_is_no_mask_and_no_sigma_is_said_to_be_none(case: str) -> None:
+    damage, part = SAID[case]
+    with pytest.raises(BadImage, match=part):
+        operator_row(damage, Header("L", (8, 7), "", False), (1, 8, 7), "x")
+
+
+def test_a_pixel_of_a_mask_is_seen_from_128_on_and_a_number_of_one_unless_it_is_0() -> None:
+    grey = np.array([[0, 1, 127], [128, 129, 255]], np.uint8)
+    for mask, expected in ((png(grey), grey > 127), (grey, grey > 0), (grey.tolist(), grey > 0)):
+        row = operator_row({"mask": mask}, Header("L", (2, 3), "", False), (1, 2, 3), "x")
+        assert np.unpackbits(row["mask"], count=6).tolist() == expected.ravel().tolist()
 
 
 def test_without_being_asked_no_source_takes_more_than_the_image(tmp_path: Path, ingested) -> None:

@@ -74,6 +74,8 @@ def test_the_size_is_a_share_of_the_height_and_no_lift_is_the_edge():
     assert (rows["place"][:, 2] == 20).all()
     lowest = (y == 0)[:, 0].any(-1).double().cumsum(-1).argmax(-1)
     assert (lowest >= 77).all()
+    for text, place in zip(texts(rows), rows["place"]):
+        assert written(text, place, (80, 90))[0].sum() == written(text, place, (99, 90))[0].sum(), "cut off"
 
 
 def test_longer_shares_hold_more_letters_and_one_always_stays():

@@ -268,6 +268,7 @@ def test_the_draws_of_today_are_the_draws_of_tomorrow():
     ("make", "words"),
     [
         (lambda: Bicubic((1, 8, 6), 4), "factor that divides the 8 x 6 image, got 4"),
+        (lambda: Bicubic((1, 6, 8), 4), "factor that divides the 6 x 8 image, got 4"),
         (lambda: Bicubic((8,), 2), "Bicubic needs an image shape"),
         (lambda: FourierLines((1, 8, 8), ((0, 1),)), "with 8 - k beside k, got (0, 1)"),
         (lambda: FourierLines((1, 8, 8), ((1, 0, 7),)), "increasing lines from 0 to 7"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,17 @@ def test_labels_are_told_as_the_matrix_says(error):
     assert worsen(error, [-1], ["a"], 0) == [-1]
 
 
+def test_the_largest_number_that_may_be_drawn_gives_a_label_too():
+    """The shares of a row of T may add up to a little less than 1."""
+
+    class Last(Key):
+        def numpy(self):
+            return SimpleNamespace(random=lambda: np.nextafter(1, 0))
+
+    for classes in range(2, 60):
+        assert 0 <= Symmetric(0.3, classes)(0, Last(0)) < classes
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
 def test_swapped_captions_are_another_examples_and_come_by_ratio(ratio):
     n = 3000
@@ -272,6 +284,7 @@ def test_a_condition_is_the_same_alone_in_a_batch_and_from_json(condition):
         (lambda: Symmetric(0.5, 1), "at least 2"),
         (lambda: Symmetric(0.5, 3)(3, Key(0)), "labels 0 to 2, got 3"),
         (lambda: Symmetric(0.5, 3)(-2, Key(0)), "labels 0 to 2, got -2"),
+        (lambda: Routed((Pool(IMAGE, 2),), (torch.tensor([0]),)), "two or more"),
         (lambda: Mixture(((1.0, Clean()), (0.0, Noisy(noise=0.1)))), "weights above 0"),
         (lambda: ClassMap(0.5, (0, 2)), "from 0 to 1, got (0, 2)"),
         (lambda: Swap(1.0)("a", Key(0), ["a", "a"]), "pool of 2 that differs from 'a'"),

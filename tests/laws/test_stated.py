@@ -223,8 +223,6 @@ def test_routed_maps_invert_each_their_own_and_hold_each_place_once():
     for first, second in (([0, 1], [1, 2]), ([0, 2], [3]), ([0], [2])):
         with pytest.raises(ValueError, match="hold every place of a batch of two or more once"):
             Routed((A, B), (torch.tensor(first), torch.tensor(second)))
-    with pytest.raises(ValueError, match="two or more"):
-        Routed((A,), (torch.tensor([0]),))
     for component in (-1, 2):
         with pytest.raises(ValueError, match="from 0 to 1"):
             Mixture(((0.5, Clean()), (0.5, Noisy(noise=1.0)))).at({"component": np.array([[component]])}, IMAGE)
@@ -286,8 +284,7 @@ def test_boxes_are_drawn_one_by_one_and_touch_both_ends():
     shape, n = (1, 4, 8), 300
     rows = np.stack([Boxes(2, 0.25, 0.75).draw(shape, Key(i))["boxes"].reshape(2, 4) for i in range(n)])
     patches = np.stack([KeepPatch(0.25, 0.75).draw(shape, Key(i))["box"] for i in range(n)])
-    for one, other in ((rows[:, 0, 3], rows[:, 1, 3]), rows[:, 0, 2:].T, patches[:, 2:].T):
-        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / n**0.5
+    assert max(abs(np.corrcoef(*ab)[0, 1]) for ab in (rows[:, :, 3].T, rows[:, 0, 2:].T, patches[:, 2:].T)) < 5 / n**0.5
     for boxes in (rows.reshape(-1, 4), patches):
         for axis, size in ((0, 4), (1, 8)):
             first, side = boxes[:, axis], boxes[:, axis + 2]
