@@ -101,6 +101,9 @@ def test_a_pixel_of_a_mask_is_seen_from_128_on_and_a_number_of_one_unless_it_is_
     for mask, expected in ((png(grey), grey > 127), (grey, grey > 0), (grey.tolist(), grey > 0)):
         row = operator_row({"mask": mask}, Header("L", (2, 3), "", False), (1, 2, 3), "x")
         assert np.unpackbits(row["mask"], count=6).tolist() == expected.ravel().tolist()
+    coloured = png(np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8))  # red is darker than green
+    row = operator_row({"mask": coloured}, Header("L", (1, 2), "", False), (1, 1, 2), "x")
+    assert np.unpackbits(row["mask"], count=2).tolist() == [0, 1]
 
 
 def test_without_being_asked_no_source_takes_more_than_the_image(tmp_path: Path, ingested) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 
 import numpy as np
 import pytest
@@ -84,7 +85,16 @@ def test_longer_shares_hold_more_letters_and_one_always_stays():
     assert all(len(t) == 1 for t in texts(drawn(Lettering(narrow=0.0, wide=0.0), 5)[3]))
 
 
+@pytest.mark.parametrize("size", [6, 12, 24, 48])
+def test_the_outline_is_a_twelfth_of_the_size_wide(size):
+    drawn, filled = written("Tl", np.array([20, 30, size]), (100, 160))
+    edges = [[n for axis in (0, 1) for n in cover[0].nonzero()[:, axis].aminmax()] for cover in (drawn, filled)]
+    for outer, inner in zip(*edges):
+        assert abs(abs(int(inner - outer)) - max(size / 12, 1)) <= 1
+
+
 def test_texts_are_words_with_a_capital():
+    assert set(string.ascii_lowercase) <= set("".join(made_up(Key(i).numpy()) for i in range(20)))
     for i in range(50):
         text = made_up(Key(i).numpy())
         assert len(text) == lettering.LONGEST
