@@ -35,20 +35,25 @@ ids = st.lists(
 )
 
 
-def chosen(part: Part, shards: list[list[str]], most: int = 1 << 18) -> list[list[int]]:
-    """The places of a part's rows in each shard of a set that has nothing but ids."""
+def told(shards: list[list[str]]) -> tuple[Place, Manifest]:
+    """A set that has nothing but ids."""
     place = Place(f"memory://chosen-{uuid.uuid4()}")
     for i, names in enumerate(shards):
         if names:
             with place.writing(name(i)) as file:
                 pq.write_table(pa.table({"id": names}), file)
-    manifest = Manifest.of([len(names) for names in shards], (1, 1, 1), "uint8")
+    return place, Manifest.of([len(names) for names in shards], (1, 1, 1), "uint8")
+
+
+def chosen(part: Part, shards: list[list[str]], most: int = 1 << 18) -> list[list[int]]:
+    """The places of a part's rows in each shard of a set that has nothing but ids."""
+    place, manifest = told(shards)
     key = Key(part.seed).fold("split")
     found = between(key, part.first, part.end(manifest.rows), manifest, place.open, map, most)
     return [found.places(names).tolist() for names in shards]
 
 
-@given(ids, st.data(), st.integers(0, 3), st.integers(1, 50))
+@given(ids, st.data(), st.integers(0, 3), st.sampled_from([0, 1, 4, 50]))
 def test_a_part_is_a_range_of_ranks_however_the_rows_are_cut_into_shards(names, data, seed, most):
     """The ranks as one would say them: everything sorted at once."""
     first = data.draw(st.integers(0, len(names) - 1))
@@ -60,6 +65,19 @@ def test_a_part_is_a_range_of_ranks_however_the_rows_are_cut_into_shards(names, 
     found = chosen(Part(first, count, seed), shards, most)
     assert {shard[i] for shard, places in zip(shards, found, strict=True) for i in places} == wanted
     assert all(places == sorted(places) for places in found)
+
+
+def test_each_prefix_is_counted_once_and_of_all_rows_only_one_bin_for_each_rank_is_listed():
+    swept = []
+
+    def sweep(function, items):
+        swept.append([function(item) for item in items])
+        return iter(swept[-1])
+
+    place, manifest = told([[f"{i}-{k}" for k in range(20)] for i in range(3)])
+    between(Key(0).fold("split"), 5, 30, manifest, place.open, sweep, 0)
+    assert len(swept) == 8 + 7 + 1, "both ranks begin with the same count, of no prefix"
+    assert sum(map(len, swept[-1])) == 2
 
 
 def test_which_rows_a_part_has_never_changes():

@@ -8,6 +8,7 @@ import string
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
 from pipeline.keys import Key
 from pipeline.physics import lettering
@@ -114,6 +115,15 @@ def test_the_map_of_a_row_needs_no_font(monkeypatch):
     x0, _, y, rows = drawn(Lettering(), 3)
     monkeypatch.setattr(lettering, "_font", None)
     assert Lettering().at(rows, SHAPE)(x0).equal(y)
+
+
+def test_under_another_font_what_a_viewer_sees_is_still_taken_to_y(monkeypatch):
+    x0, v, y, rows = drawn(Lettering(0.2), 10)
+    monkeypatch.setattr(lettering, "_font", ImageFont.load_default)
+    monkeypatch.setattr(lettering, "_outline", lambda pixels: pixels)
+    other = Lettering().over(x0, rows)
+    assert not other.equal(v)
+    assert Lettering().at(rows, SHAPE)(other).equal(y)
 
 
 @pytest.mark.parametrize(
