@@ -58,6 +58,9 @@ def test_groups_and_buckets_hide_no_duplicate_and_leave_nothing_behind(narrow):
     for bucket in (7, 50, 1000):
         with pytest.raises(ValueError, match="1 ids occur more than once, such as '0-3': make them differ"):
             check_unique(place, manifest, map, bucket)
+    shards[8][12:14] = ["0-9", "0-10"]
+    with pytest.raises(ValueError, match="3 ids occur more than once, such as '0-10': make them differ"):
+        check_unique(*made(shards), map)
     kept = [text for text in place.names() if not text.startswith("shards/")]
     assert kept
     assert all(text.startswith("_work/") for text in kept), "what is not below _work/ becomes part of the artifact"

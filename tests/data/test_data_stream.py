@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import errno
 import itertools
-import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import InMemory, batches
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
-from pipeline.data.stream import WIDEST, Order, Streamed
+from pipeline.data.stream import WIDEST, Order, Streamed, _Windows
 from pipeline.place import Place
 
 COUNTS = (1500, 0, 700, 2600, 3, 1397)  # 6200 rows in 7 blocks, none of which begins where a shard does
@@ -65,53 +64,6 @@ def first(rows, count):
     return list(itertools.islice(rows, count))
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3))
-def test_each_epoch_of_the_order_has_every_row_once(n, block, window, epoch):
-    rows = Order(n, block, window).rows(7, epoch * n, n)
-    assert np.array_equal(np.sort(rows), np.arange(n))
-
-
-@pytest.mark.slow
-@settings(max_examples=15)
-@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 4), st.integers(0, 500), st.integers(0, 300))
-def test_to_seek_is_to_walk(n, block, window, start, count):
-    order = Order(n, block, window)
-    assert np.array_equal(order.rows(3, start, count), order.rows(3, 0, start + count)[start:])
-
-
-@settings(max_examples=15)
-@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 5))
-def test_a_window_is_whole_blocks_and_the_partial_block_comes_last(n, block, window):
-    order, rows = Order(n, block, window), Order(n, block, window).rows(0, 0, n)
-    for w in range(-(-n // (block * window))):
-        start, blocks = w * block * window, order.blocks(0, 0, w)
-        assert set(rows[start : start + order.size(w)] // block) == set(blocks)
-        assert len(blocks) <= window
-    assert blocks[-1] == n // block or n % block == 0
-
-
-def test_the_order_of_a_billion_rows_and_more_is_found_at_once():
-    for n in (10**9, 2**61):
-        order = Order(n)
-        order.rows(0, 0, 1)
-        began = time.process_time()
-        rows = order.rows(0, 10**17 + 12_345, 64)
-        assert time.process_time() - began < 0.5
-        assert len(set(rows.tolist())) == 64
-        assert 0 <= rows.min() < rows.max() < n
-
-
-def test_epochs_and_seeds_have_orders_of_their_own_and_blocks_are_torn_apart():
-    order, n = Order(100_000), 100_000
-    one, next_epoch, seed = order.rows(0, 0, n), order.rows(0, n, n), order.rows(1, 0, n)
-    assert set(order.blocks(0, 0, 0)) != set(order.blocks(0, 1, 0))
-    for other in (next_epoch, seed):
-        assert (one == other).mean() < 0.01
-    assert (np.abs(np.diff(one)) == 1).mean() < 0.01
-    assert abs(np.corrcoef(order.rows(0, 0, 32_768), np.arange(32_768))[0, 1]) < 0.02
-
-
 def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
     place, rows = whole
     reader = stream(place, EXTRA)
@@ -133,10 +85,14 @@ def test_a_piece_of_a_shard_may_begin_or_end_at_any_row_of_a_row_group(counts):
     assert np.array_equal(got.images, rows.images[got.index])
 
 
-def test_no_two_windows_are_shuffled_alike():
-    order = Order(300, 5, 20)
-    inner = {tuple(order.within(0, epoch, w)(np.arange(100)).tolist()) for epoch in (0, 1) for w in (0, 1, 2)}
-    assert len(inner) == 6
+@pytest.mark.parametrize("counts", [(1023, 3073), (4097,), (2047,)])
+def test_while_the_last_window_of_an_epoch_is_read_the_first_of_the_next_is_fetched(counts):
+    place, _ = stored(f"memory://ends-{counts}", counts)
+    last = -(-sum(counts) // 2048) - 1
+    with _Windows(stream(place), 0) as windows:
+        for _ in range(2):
+            windows.get(5, last)
+        assert list(windows.held) == [(5, last), (6, 0)]
 
 
 @pytest.mark.parametrize("memory", [0, 1, TIGHT - 1, TIGHT, 1 << 60])
@@ -258,6 +214,16 @@ def test_what_the_disk_says_is_no_fault_of_the_file(whole, monkeypatch):
     monkeypatch.setattr(pq, "ParquetFile", failing)
     with pytest.raises(OSError, match="Input/output error"):
         next(stream(whole[0]).batches(256, 0))
+
+
+def test_a_row_without_a_value_is_refused(own, refused):
+    path = own.at(name(3))
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("operator.at")
+    holes = pc.if_else(pa.array(np.arange(len(table)) != 7), table["operator.at"], None)
+    pq.write_table(table.set_column(at, table.schema.field(at), holes), path)
+    with refused(name(3), "'operator.at'", "without a value"):
+        first(stream(own, EXTRA).batches(256, 0), 30)
 
 
 def test_values_that_are_not_finite_do_not_reach_training(tmp_path, refused):
