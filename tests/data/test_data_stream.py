@@ -252,3 +252,7 @@ def test_what_cannot_be_read_is_refused_at_once(whole, refused):
         InMemory(rows.take([]))
     with refused("block=0"):
         Order(1, 0)
+    with refused("window=0"):
+        Order(1, 1, 0)
+    with refused("start=-1"):
+        Order(5).at(-1)
