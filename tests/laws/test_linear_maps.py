@@ -160,6 +160,8 @@ def test_gradients_pass_through_every_map():
         (lambda: Crop((1, 8, 8), 5, 0, 4, 4), "inside the 8 x 8 image, got rows 5 to 9"),
         (lambda: Crop((1, 8, 8), -1, 0, 4, 4), "inside the 8 x 8 image"),
         (lambda: Crop((1, 8, 8), 0, 0, 4, 0), "non-empty window"),
+        (lambda: Crop((1, 8, 8), 0, 0, 0, 4), "non-empty window"),
+        (lambda: Crop((1, 8, 8), 0, 5, 4, 4), "inside the 8 x 8 image, got rows 0 to 4, columns 5 to 9"),
         (lambda: Crop((8,), 0, 0, 4, 4), "Crop needs an image shape"),
         (lambda: Channel((3, 4, 4), (0, 0)), "distinct places from 0 to 2"),
         (lambda: Channel((3, 4, 4), (3,)), "distinct places from 0 to 2"),
