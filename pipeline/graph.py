@@ -20,7 +20,9 @@ from typing import Any, ClassVar, Protocol
 
 from . import config
 from .identity import canonical, fingerprint
+from .lease import Lease
 from .place import Place
+from .schedule import Event, Schedule, StepFailed
 from .store import Artifact, Store, slug
 
 
@@ -204,23 +206,6 @@ def _brief(value: Any) -> str:
     return "nothing" if value is None else str(value)[:60]
 
 
-@dataclass(frozen=True)
-class Event:
-    """What happened to a step: `what` is start, done, cached or failed."""
-
-    step: Step
-    what: str
-    seconds: float = 0.0
-
-
-class StepFailed(RuntimeError):
-    """A step that raised; the cause is chained."""
-
-    def __init__(self, failed: Step, cause: BaseException):
-        super().__init__(f"{failed.label} failed: {cause}")
-        self.step = failed
-
-
 def run(
     target: Step,
     store: Store,
@@ -229,6 +214,8 @@ def run(
     listen: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, int]:
     """Make what is missing, side by side while `capacity` lasts; gives {"run": n, "cached": m}.
+
+    What another run is making is waited for, and cached then; if that run fails or dies, it is made here.
 
     Args:
         target: the step wanted.
@@ -243,46 +230,42 @@ def run(
     """
     nodes = walk(target)
     missing = {node.address: node for node in nodes if not store.has(node)}
-    for node in missing.values():
-        if any(want > have for want, have in zip(node.scale.total, capacity, strict=True)):
-            raise ValueError(
-                f"{node.label} wants {node.scale.total[0]:g} CPUs and {node.scale.total[1]:g} GPUs but there are "
-                f"{capacity[0]:g} and {capacity[1]:g}: lower its workers or join a larger cluster with RAY_ADDRESS"
-            )
+    schedule, made, failure = Schedule(missing.values(), store, capacity), 0, None
     for node in nodes:
         if node.address not in missing:
             listen(Event(node, "cached"))
     results: queue.Queue[tuple[Step, BaseException | None, float]] = queue.Queue()
-    waiting, running, failure = dict(missing), dict[str, Step](), None
-    while waiting or running:
-        for node in list(_ready(waiting, running, capacity)) if failure is None else []:
-            running[node.address] = waiting.pop(node.address)
-            listen(Event(node, "start"))
-            threading.Thread(target=_attempt, args=(node, store, tracker, results), daemon=True).start()
-        if not running:
-            break
-        node, error, seconds = results.get()
-        del running[node.address]
+    while schedule.running or (failure is None and (schedule.todo or schedule.elsewhere)):
+        for node, lease in schedule.next() if failure is None else ():
+            if lease is None:
+                listen(Event(node, "cached"))
+            elif isinstance(lease, Exception):
+                failure = (node, lease)
+                break
+            elif lease.ours:
+                listen(Event(node, "start"))
+                threading.Thread(target=_attempt, args=(node, lease, store, tracker, results), daemon=True).start()
+            else:
+                listen(Event(node, "waiting", since=lease.since()))
+        if not schedule.running and not schedule.elsewhere:
+            continue
+        try:
+            node, error, seconds = results.get(timeout=schedule.patience)
+        except queue.Empty:
+            continue
+        del schedule.running[node.address]
+        made += error is None
         listen(Event(node, "done" if error is None else "failed", seconds))
         failure = failure or (error and (node, error))
     if failure:
         raise StepFailed(*failure) from failure[1]
-    return {"run": len(missing), "cached": len(nodes) - len(missing)}
+    return {"run": made, "cached": len(nodes) - made}
 
 
-def _ready(waiting: dict[str, Step], running: dict[str, Step], capacity: tuple[float, float]) -> Iterator[Step]:
-    free = [have - sum(n.scale.total[i] for n in running.values()) for i, have in enumerate(capacity)]
-    for node in list(waiting.values()):
-        blocked = any(need.address in waiting or need.address in running for need in node.before)
-        if not blocked and all(want <= left for want, left in zip(node.scale.total, free, strict=True)):
-            free = [left - want for want, left in zip(node.scale.total, free, strict=True)]
-            yield node
-
-
-def _attempt(node: Step, store: Store, tracker: Callable[[Step], Any], results: queue.Queue) -> None:
+def _attempt(node: Step, lease: Lease, store: Store, tracker: Callable[[Step], Any], results: queue.Queue) -> None:
     start, error = time.monotonic(), None
     try:
-        with tracker(node) as reporting, store.writing(node) as out:
+        with lease, tracker(node) as reporting, store.writing(node, lease) as out:
             node.stage.run(Context(out, store, node.scale, reporting))
     except BaseException as raised:
         error = raised

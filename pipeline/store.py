@@ -6,7 +6,8 @@
 
 Object stores cannot rename, so an attempt is never moved: the manifest, created exclusively and once, names it and
 holds every file's SHA-256. An attempt whose writer died is taken over by the next one, which finds the
-finished pieces of its work in it; two living writers have two attempts, and the first manifest wins.
+finished pieces of its work in it; two living writers have two attempts, and the first manifest wins. `claim` lets a
+run ask first, so that it need not do what another is doing.
 """
 
 from __future__ import annotations
@@ -155,14 +156,25 @@ class Store:
         found = (re.fullmatch(r"objects/([^/]+/[^/]+)/manifest\.json", name) for name in self.place.names())
         return sorted(match.group(1) for match in found if match)
 
+    def claim(self, step: Step) -> Lease | None:
+        """The right to make a step; or, not `ours`, the lease of the run that is making it; None where it is made."""
+        if self.has(step):
+            return None
+        lease = Lease.claim(self.place / f"objects/{step.address}")
+        if lease.ours and self.has(step):  # by a run that ended since
+            lease.release()
+            return None
+        return lease
+
     @contextlib.contextmanager
-    def writing(self, step: Step) -> Iterator[Place]:
+    def writing(self, step: Step, lease: Lease | None = None) -> Iterator[Place]:
         """A place to write the step's files to; on leaving without an exception they become its artifact.
 
         Names under `_work/` are for resuming: the next attempt after a crash finds them, the artifact has them not.
+        `lease` is what `claim` gave, kept alive by the caller; without one this is an attempt beside any others.
         """
         home = self.place / f"objects/{step.address}"
-        with Lease.take(home) as lease:
+        with contextlib.nullcontext(lease) if lease else Lease.take(home) as lease:
             out = home / lease.attempt
             yield out
             made = [name for name in out.names() if name != LEASE and not name.startswith(f"{WORK}/")]

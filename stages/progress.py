@@ -45,6 +45,7 @@ class Lines(Progress):
 
     def event(self, event: Event) -> None:
         line = {"event": event.what, "step": event.step.label, "address": event.step.address}
+        line |= {"text": _waiting(event)} if event.what == "waiting" else {}
         self._write(line | ({"seconds": round(event.seconds, 1)} if event.seconds else {}))
 
     def metrics(self, step: Step, values: Mapping[str, float], at: int) -> None:
@@ -90,6 +91,9 @@ class Bars(Progress):
         if event.what == "start":
             self._tasks[key] = self.bars.add_task(event.step.label, total=1.0, said="")
             return
+        if event.what == "waiting":
+            self.console.print(_waiting(event), style="dim", highlight=False, markup=False)
+            return
         if key in self._tasks:
             self.bars.remove_task(self._tasks.pop(key))
         mark = {"done": "[green]✓[/]", "cached": "[dim]·[/]", "failed": "[red]✗[/]"}[event.what]
@@ -116,6 +120,10 @@ class Bars(Progress):
 
     def close(self) -> None:
         self.bars.stop()
+
+
+def _waiting(event: Event) -> str:
+    return f"waiting for {event.step.label}, being made by another run since {event.since}"
 
 
 def watch() -> Progress:

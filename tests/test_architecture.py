@@ -26,7 +26,8 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "config": {"identity"},
     "lease": {"place"},
     "store": {"lease", "place", "config", "identity"},
-    "graph": {"store", "place", "config", "identity"},
+    "schedule": {"store", "lease"},
+    "graph": {"schedule", "store", "lease", "place", "config", "identity"},
     "physics": BELOW_PHYSICS,
     "backbones": {"physics"} | BELOW_PHYSICS,
     "diffusion": {"backbones", "physics"} | BELOW_PHYSICS,
@@ -38,7 +39,7 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "stages": {"engine"} | BELOW_ENGINE,
     "recipes": {"stages", "engine"} | BELOW_ENGINE,
 }
-WITHOUT_TORCH = {"pipeline", "identity", "config", "place", "lease", "store", "graph"}
+WITHOUT_TORCH = {"pipeline", "identity", "config", "place", "lease", "store", "schedule", "graph"}
 CLUSTER = {"ray", "mlflow"}
 
 
