@@ -36,12 +36,15 @@ class ConfigError(ValueError):
     """A configuration that cannot be: one sentence naming the path and what to write instead."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: `; did you mean 'lr'?` or the names there are."""
+def nearest(name: str, known: Iterable[str], above: str = "", below: str = "") -> str:
+    """The end of a sentence about an unknown name: `; did you mean 'lr'?` or the names there are.
+
+    What is meant is named from `above` it to `below` it, for names that are parts of a dotted path.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(str(name)[:80], known, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{'.'.join(part for part in (above, close[0], below[:80]) if part)}'?"
     return f"; there are {', '.join(known)}" if known else "; there is nothing below it"
 
 
@@ -162,7 +165,7 @@ def _dataclass_from_json(parents: tuple[type, ...], data: Mapping[str, Any], whe
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in data:
         if name not in fields and name != "is":
-            raise ConfigError(f"there is no {_named(_join(where, str(name)))}{nearest(name, fields)}")
+            raise ConfigError(f"there is no {_named(_join(where, str(name)))}{nearest(name, fields, where)}")
     values = {name: from_json(hints[name], data[name], _join(where, name)) for name in fields if name in data}
     missing = [name for name, field in fields.items() if name not in values and _required(field)]
     if missing:
@@ -221,7 +224,8 @@ def _replaced(tree: Any, path: list[str], value: Any, whole: str, declared: Any)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         names = [field.name for field in dataclasses.fields(tree)]
         if name not in names:
-            raise ConfigError(f"there is no {_short.repr(whole)}{nearest(name, names)}")
+            above = ".".join(whole.split(".")[: -len(path)])
+            raise ConfigError(f"there is no {_short.repr(whole)}{nearest(name, names, above, '.'.join(rest))}")
         inner = _replaced(getattr(tree, name), rest, value, whole, _hints(type(tree))[name])
         return _build(type(tree), {n: inner if n == name else getattr(tree, n) for n in names}, whole)
     if isinstance(tree, tuple):

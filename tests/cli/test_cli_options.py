@@ -75,7 +75,7 @@ def test_the_last_config_wins_and_both_spellings_are_read(toy, tmp_path):
     ("text", "part"),
     [
         ("vlaue: 3", "did you mean 'value'?"),
-        ("inner: {rat: 3}", "did you mean 'rate'?"),
+        ("inner: {rat: 3}", "did you mean 'inner.rate'?"),
         ("value: abc", "'value' must be of type int"),
         ("value: true", "'value' must be of type int"),
         ("value: .nan", "'value'"),

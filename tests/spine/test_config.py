@@ -186,8 +186,10 @@ def test_replace_touches_one_value(path, value, seen):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("optimiser.lr", 1, "there is no 'optimiser.lr'; did you mean 'optimizer'?"),
+        ("optimiser.lr", 1, "there is no 'optimiser.lr'; did you mean 'optimizer.lr'?"),
         ("optimizer.rl", 1, "there is no 'optimizer.rl'"),
+        ("stages.1.rl", 1, "there is no 'stages.1.rl'; did you mean 'stages.1.lr'?"),
+        ("optimiser." + "x" * 9999, 1, "did you mean 'optimizer.xxx"),
         ("", 1, "there is no ''"),
         ("stages.2.lr", 1, "it has 2 positions, counted from 0"),
         ("stages.-1.lr", 1, "it has 2 positions"),
@@ -216,7 +218,7 @@ def test_replace_touches_one_value(path, value, seen):
         ("shape", [1], "'shape' needs 2 values, not 1"),
         ("shape", "12", "'shape' must be of type"),
         ("optimizer.betas", [1, 2, 3], "needs 2 values, not 3"),
-        ("stages", [{"lr": 1}, {"rl": 2}], "there is no 'stages.1.rl'; did you mean 'lr'?"),
+        ("stages", [{"lr": 1}, {"rl": 2}], "there is no 'stages.1.rl'; did you mean 'stages.1.lr'?"),
         ("table", [1], "'table' must be of type"),
         ("extra", {"n": "x"}, "'extra.n' must be of type int"),
         ("kind", "c", "'kind' must be of type"),
