@@ -23,7 +23,7 @@ from .identity import canonical, fingerprint
 from .lease import Lease
 from .place import Place
 from .schedule import Event, Schedule, StepFailed
-from .store import Artifact, Store, slug
+from .store import Artifact, Store, StoreError, slug
 
 
 class Tracker(Protocol):
@@ -193,7 +193,10 @@ def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
 
 
 def _why(node: Step, store: Store, last: str | None) -> str:
-    manifest = store.manifest(last) if last and last != node.address else None
+    try:
+        manifest = store.manifest(last) if last and last != node.address else None
+    except StoreError:
+        return "never made, and what had its name cannot be read"
     if manifest is None:
         return "never made"
     moved = config.differences(manifest["config"], node.config)

@@ -15,68 +15,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from . import config
+from .artifact import FORMAT, Artifact, Damaged, StoreError, read_manifest
 from .lease import LEASE, MANIFEST, WORK, Lease
 from .place import Place, secret_in
 
 if TYPE_CHECKING:
     from .graph import Step
-
-FORMAT = 1
-
-
-class StoreError(ValueError):
-    """A store or an artifact that cannot be used as it is: one sentence that says what to do."""
-
-
-class Artifact:
-    """What a finished step left: its manifest and its files, each checked against its SHA-256 when read."""
-
-    def __init__(self, place: Place, manifest: dict[str, Any]):
-        self.manifest = manifest
-        self.place = place / manifest["attempt"]
-
-    @property
-    def address(self) -> str:
-        """`<stage>/<fingerprint>`."""
-        return self.manifest["address"]
-
-    def names(self) -> list[str]:
-        """The files, by name."""
-        return sorted(self.manifest["files"])
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes, verified.
-
-        Raises:
-            StoreError: there is no such file, or it is not what was written.
-        """
-        if name not in self.manifest["files"]:
-            raise StoreError(f"{self.address} has no file '{name}'{config.nearest(name, self.manifest['files'])}")
-        try:
-            data = self.place.read(name)
-        except FileNotFoundError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise StoreError(
-                f"{self.place.at(name)} is damaged: delete {self.address} (kintsugi gc --damaged --yes) and run again"
-            )
-        return data
-
-    def file(self, name: str) -> BinaryIO:
-        """A file's bytes, verified, as a file in memory."""
-        return io.BytesIO(self.read(name))
-
-    def json(self, name: str) -> Any:
-        """A JSON file's content."""
-        return json.loads(self.read(name))
 
 
 class Store:
@@ -113,20 +64,8 @@ class Store:
             ) from error
 
     def manifest(self, address: str) -> dict[str, Any] | None:
-        """The manifest at an address, None while there is none."""
-        try:
-            manifest = json.loads(self.place.read(f"objects/{address}/{MANIFEST}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            raise StoreError(f"the manifest of {address} is damaged: delete that folder and run again") from error
-        if not isinstance(manifest, dict):
-            raise StoreError(f"the manifest of {address} is damaged: delete that folder and run again")
-        if manifest.get("format") != FORMAT:
-            raise StoreError(f"{address} was written in format {manifest.get('format')}, this version reads {FORMAT}")
-        if manifest.get("address") != address:
-            raise StoreError(f"{address} holds what was made as {manifest.get('address')}: delete that folder")
-        return manifest
+        """The manifest at an address, None while there is none. Raises: StoreError: it is damaged, or too new."""
+        return read_manifest(self.place, address)
 
     def has(self, step: Step) -> bool:
         """Whether the step is done.
@@ -217,19 +156,31 @@ class Store:
         """Folders that may go: artifacts to which no ref leads, and attempts whose writer died.
 
         Args:
-            damaged: also artifacts of which a file is missing or no longer matches its SHA-256.
+            damaged: also artifacts whose manifest is none, or of which a file is missing or does not match its SHA-256.
+
+        Raises:
+            Damaged: what a name leads to has a damaged manifest, so that nobody knows what it needs.
         """
         wanted, frontier = set[str](), [*self.refs().values()]
         while frontier:
             address = frontier.pop()
             if address not in wanted:
                 wanted.add(address)
-                manifest = self.manifest(address)
+                try:
+                    manifest = self.manifest(address)
+                except Damaged:
+                    if not damaged:
+                        raise
+                    manifest = None
                 frontier += manifest["needs"].values() if manifest else []
         found = []
         for address in {name.split("/", 1)[1].rsplit("/", 2)[0] for name in self._attempts()} | set(self.addresses()):
             home = f"objects/{address}"
-            manifest = self.manifest(address)
+            try:
+                manifest = self.manifest(address)
+            except Damaged:
+                found.append(home)
+                continue
             if manifest and (address not in wanted or (damaged and not self._whole(manifest))):
                 found.append(home)
                 continue

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from pipeline import config, graph
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
-from pipeline.store import Store, StoreError
+from pipeline.store import Damaged, Store, StoreError
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
@@ -49,9 +49,10 @@ def show(words: list[str]) -> int:
         return 0
     store = Store(asked.store)
     try:
-        manifest = store.artifact(store.find(asked.name)).manifest
+        address = store.find(asked.name)
     except StoreError as error:
         raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
+    manifest = store.artifact(address).manifest
     text = json.dumps(manifest) + "\n" if asked.json else yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
     print(without_password(text), end="")
     return 0
@@ -115,25 +116,31 @@ def ls(words: list[str]) -> int:
     named: dict[str, list[str]] = {}
     for name, address in store.refs().items():
         named.setdefault(address, []).append(name)
-    manifests = sorted((store.artifact(a).manifest for a in store.addresses()), key=lambda m: m["created"])
-    rows = [
-        {
-            "address": m["address"],
-            "label": m["label"],
-            "created": m["created"],
-            "bytes": sum(file["bytes"] for file in m["files"].values()),
-            "names": named.get(m["address"], []),
-        }
-        for m in manifests
-    ]
+    rows = [_row(store, address) | {"names": named.get(address, [])} for address in store.addresses()]
+    rows.sort(key=lambda row: row["created"] or "")
     if asked.json:
         print(json.dumps(rows))
         return 0
     table = Table("address", "created", "size", "names", box=None)
     for row in rows:
-        table.add_row(row["address"], row["created"], _size(row["bytes"]), ", ".join(row["names"]) or row["label"])
+        created = row["created"] or ("damaged" if row["damaged"] else "unreadable")
+        table.add_row(row["address"], created, _size(row["bytes"]), ", ".join(row["names"]) or row["label"])
     Console(width=None if sys.stdout.isatty() else 250).print(table)
+    for row in rows:
+        if row["error"]:
+            print(f"kintsugi: {without_password(row['error'])}", file=sys.stderr)
     return 0
+
+
+def _row(store: Store, address: str) -> dict[str, Any]:
+    """What `ls` says of an artifact, or of what stands in its place."""
+    row = {"address": address, "label": "", "created": None, "bytes": 0, "damaged": False, "error": None}
+    try:
+        manifest = store.artifact(address).manifest
+    except StoreError as error:
+        return row | {"damaged": isinstance(error, Damaged), "error": str(error)}
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    return row | {"label": manifest["label"], "created": manifest["created"], "bytes": size}
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class Collect:
 
     store: StoreOption = "runs"
     yes: Annotated[bool, tyro.conf.arg(help="delete, rather than list")] = False
-    damaged: Annotated[bool, tyro.conf.arg(help="also what no longer matches its SHA-256")] = False
+    damaged: Annotated[bool, tyro.conf.arg(help="also what no longer matches its SHA-256, or its manifest")] = False
     json: JsonOption = False
 
 

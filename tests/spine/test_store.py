@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import store as store_module
+from pipeline.artifact import Damaged
 from pipeline.graph import Context, Stage, Step, step
 from pipeline.lease import LEASE, WORK
 from pipeline.place import Place, PlaceError
@@ -117,17 +119,33 @@ def test_truncated_flipped_and_missing_files_are_found(store, name):
         (b"\xff\xfe", "is damaged"),
         (b"[]", "is damaged"),
         (b"null", "is damaged"),
-        (b"{}", "was written in format None"),
+        (b"{}", "is damaged"),
+        (b"[" * 100_000, "is damaged"),
+        (b'{"format": "1"}', "is damaged"),
         (b'{"format": 2}', "was written in format 2, this version reads 1"),
         (b'{"format": 1, "address": "make/other"}', "holds what was made as make/other"),
+        (json.dumps({"format": 1, "address": "make/" + "f" * 9999}).encode(), "holds what was made as make/fff"),
     ],
 )
 def test_a_manifest_that_is_none_is_found(store, manifest, sentence):
     node = step(Make())
     store.place.write(f"objects/{node.address}/manifest.json", manifest)
     for ask in (lambda: store.has(node), lambda: store.artifact(node.address)):
-        with pytest.raises(StoreError, match=sentence):
+        with pytest.raises(StoreError, match=sentence) as caught:
             ask()
+        assert len(str(caught.value)) < 400
+        assert f"kintsugi gc --damaged --yes --store {store.url}" in str(caught.value) or "this version" in sentence
+
+
+@pytest.mark.parametrize("field", ["label", "attempt", "config", "needs", "files", "created"])
+def test_a_manifest_that_lacks_a_field_is_damaged(store, field):
+    artifact = made(store, step(Make()))
+    for wrong in ({}, {field: 3}, {field: {"a": None}}, {field: {"a": {"sha256": "0"}}}):
+        manifest = {k: v for k, v in artifact.manifest.items() if k != field} | wrong
+        fits = field == "config" and isinstance(wrong.get(field), dict)
+        store.place.write(f"objects/{artifact.address}/manifest.json", json.dumps(manifest))
+        with contextlib.nullcontext() if fits else pytest.raises(Damaged, match="is damaged"):
+            store.artifact(artifact.address)
 
 
 def test_a_hostile_manifest_leads_nowhere_outside(store):

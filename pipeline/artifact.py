@@ -1,0 +1,102 @@
+"""What a finished step left: files, and the manifest that says which; read as if a stranger had written them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shlex
+from typing import Any, BinaryIO
+
+from . import config
+from .lease import MANIFEST
+from .place import Place
+
+FORMAT = 1
+KINDS = {"address": str, "label": str, "attempt": str, "config": dict, "needs": dict, "files": dict, "created": str}
+
+
+class StoreError(ValueError):
+    """A store or an artifact that cannot be used as it is: one sentence that says what to do."""
+
+
+class Damaged(StoreError):
+    """An artifact without a manifest that can be read."""
+
+
+def read_manifest(place: Place, address: str) -> dict[str, Any] | None:
+    """The manifest of an address in the store at `place`, None while there is none.
+
+    Raises:
+        Damaged: it is none, or another address's.
+        StoreError: another version wrote it.
+    """
+    mend = f"delete it with `kintsugi gc --damaged --yes --store {shlex.quote(place.url)}` and run again"
+    try:
+        manifest = json.loads(place.read(f"objects/{address}/{MANIFEST}"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"the manifest of {address} is damaged: {mend}") from error
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise Damaged(f"the manifest of {address} is damaged: {mend}")
+    if manifest["format"] != FORMAT:
+        raise StoreError(f"{address} was written in format {manifest['format']}, this version reads {FORMAT}")
+    if manifest.get("address", address) != address:
+        raise Damaged(f"{address} holds what was made as {str(manifest['address'])[:80]}: {mend}")
+    if not _is_whole(manifest):
+        raise Damaged(f"the manifest of {address} is damaged: {mend}")
+    return manifest
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    if not all(isinstance(manifest.get(name), kind) for name, kind in KINDS.items()):
+        return False
+    files = manifest["files"].values()
+    return all(isinstance(need, str) for need in manifest["needs"].values()) and all(
+        isinstance(file, dict) and isinstance(file.get("sha256"), str) and isinstance(file.get("bytes"), int)
+        for file in files
+    )
+
+
+class Artifact:
+    """What a finished step left: its manifest and its files, each checked against its SHA-256 when read."""
+
+    def __init__(self, place: Place, manifest: dict[str, Any]):
+        self.manifest = manifest
+        self.place = place / manifest["attempt"]
+
+    @property
+    def address(self) -> str:
+        """`<stage>/<fingerprint>`."""
+        return self.manifest["address"]
+
+    def names(self) -> list[str]:
+        """The files, by name."""
+        return sorted(self.manifest["files"])
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, verified.
+
+        Raises:
+            StoreError: there is no such file, or it is not what was written.
+        """
+        if name not in self.manifest["files"]:
+            raise StoreError(f"{self.address} has no file '{name}'{config.nearest(name, self.manifest['files'])}")
+        try:
+            data = self.place.read(name)
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
+            raise StoreError(
+                f"{self.place.at(name)} is damaged: delete {self.address} (kintsugi gc --damaged --yes) and run again"
+            )
+        return data
+
+    def file(self, name: str) -> BinaryIO:
+        """A file's bytes, verified, as a file in memory."""
+        return io.BytesIO(self.read(name))
+
+    def json(self, name: str) -> Any:
+        """A JSON file's content."""
+        return json.loads(self.read(name))
