@@ -83,6 +83,10 @@ class Stage(ABC):
     def run(self, at: Context) -> None:
         """Write the artifact's files to `at.out`. May be killed at any point and called again."""
 
+    def check(self, store: Store) -> None:
+        """Called before anything runs. Raises: ValueError: what is known by now says that `run` would fail."""
+        return
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -182,11 +186,16 @@ class Planned:
 
 
 def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
-    """What a run would do, needs first. `recipe` is whose labels say what a step was the last time."""
+    """What a run would do, needs first. `recipe` is whose labels say what a step was the last time.
+
+    Raises: ValueError: a step that is missing could not be run.
+    """
     refs = store.refs()
     lines = []
     for node in walk(target):
         cached = store.has(node)
+        if not cached:
+            node.stage.check(store)
         why = "cached" if cached else _why(node, store, refs.get(f"{slug(recipe)}/{slug(node.label)}"))
         lines.append(Planned(node, cached, why))
     return lines

@@ -23,7 +23,8 @@ from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Clean, Corruption, corrupt
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Store
+from stages.ingest import Ingest
 
 WIDEST = 1024  # shards of which a piece gathers its rows, at most
 
@@ -44,10 +45,9 @@ class Part:
         """The rank behind the part's last, in a set of `rows`. Raises: ValueError: there are too few."""
         end = rows if self.count is None else self.first + self.count
         if end > rows or self.first >= end:
-            raise ValueError(
-                f"there are {rows} images and part {self.first}..{end - 1} was asked for: "
-                "ask for fewer clean images or fewer a view"
-            )
+            asked = f"part {self.first}..{end - 1} was asked for"
+            left = f"none is left after the first {self.first}" if self.count is None else asked
+            raise ValueError(f"there are {rows} images and {left}: ask for fewer clean images or fewer a view")
         return end
 
     def of(self, manifest: Manifest, data: Artifact, sweep: Sweep) -> Between:
@@ -66,6 +66,15 @@ class Corrupt(Stage):
     part: Part = Part()
     corruption: Corruption = Clean()
     seed: int = 0
+
+    def check(self, store: Store) -> None:
+        rows = None
+        if store.has(self.data):
+            rows = Manifest.open(store.artifact(self.data.address).file).rows
+        elif isinstance(self.data.stage, Ingest):
+            rows = self.data.stage.source.count()
+        if rows is not None:
+            self.part.end(rows)
 
     def run(self, at: Context) -> None:
         clean = at.open(self.data)

@@ -19,6 +19,10 @@ COUNT = 1797
 class Digits(Source):
     """Ids "digits-0000" to "digits-1796", pixels round(255 v / 16)."""
 
+    def count(self) -> int:
+        """All of them."""
+        return COUNT
+
     def cut(self) -> Iterator[Piece]:
         """Two ranges of rows."""
         return (Piece(start=start, stop=stop) for start, stop in spans([COUNT]))

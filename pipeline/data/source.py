@@ -73,6 +73,10 @@ class Source(ABC):
         url = getattr(self, "url", None)
         return () if url is None else (url,)
 
+    def count(self) -> int | None:
+        """How many examples there are, None where that is known only by reading."""
+        return None
+
     def pieces(self) -> list[Piece]:
         """All pieces; the same list whenever and wherever the same collection is cut."""
         return list(self.cut())
