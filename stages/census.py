@@ -90,7 +90,7 @@ class Census(Stage):
         rms = math.hypot(declared.mean, declared.std) if declared.count else 0.0
         fine, coarse, ratio = (noise.estimate(counted.tally(f"differences, {n}")) for n in ("fine", "coarse", "ratio"))
         damage = one.damage(at.store, first.shape, frozenset(first.operator))
-        return Found(one, counted, noise.Noise(rms, fine, coarse, ratio), first.shape, files, damage, own)
+        return Found(one, counted, noise.Noise(rms, fine, coarse, ratio), first.shape, files, damage, own, one.unread())
 
     def _compared(self, at: Context, found: list[Found]) -> dict[tuple[int, int], Between]:
         """Every two sets, one of which may show the other's images through its damage."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data.census import Census, Moments
 from pipeline.data.leaks import Copies, Damage
+from pipeline.data.listing import listed
 from pipeline.data.noise import Noise
 from pipeline.data.similar import ALIKE, RADIUS
 from stages.duplicates import Duplicates, Pairs
@@ -18,7 +20,8 @@ from stages.sets import Set
 class Found:
     """One set: its census, its noise, and of its commonest form the shape, the files of kept rows and the damage.
 
-    `own_maps` is whether every row was seen through an operator of its own.
+    `own_maps` is whether every row was seen through an operator of its own; `unread` counts the files beside the images
+    that are of kinds that are not read.
     """
 
     set: Set
@@ -28,6 +31,7 @@ class Found:
     files: tuple[str, ...]
     damage: Damage | None
     own_maps: bool
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,6 +62,8 @@ class Found:
         return {
             "rows": self.census.rows,
             "unreadable": {"count": (bad := self.census.tally("unreadable")).total, "first": list(bad.most(5))},
+            **({"not finite": wild} if (wild := self.census.tally("not finite").total) else {}),
+            **({"not read": dict(self.unread)} if self.unread else {}),
             **{name: tally.most(16) for name, tally in tallies.items()},
             "labelled": label.total,
             "classes": len(label.counts),
@@ -77,6 +83,11 @@ class Found:
         if bad.total:
             first = next(iter(bad.most(1))).rstrip(".")
             said.append(f"{bad.total} of {bad.total + self.census.rows} images of {self.name} cannot be read: {first}.")
+        if wild := self.census.tally("not finite").total:
+            said.append(f"{_images(wild)} of {self.name} {_have(wild)} values that are NaN or infinite.")
+        if self.unread:
+            count, kinds = sum(self.unread.values()), listed(self.unread)
+            said.append(f"{count} file{'s' * (count != 1)} in {self.name} {_are(count)} of kinds not read: {kinds}.")
         if constant := self.census.tally("constant").total:
             said.append(f"{_images(constant)} of {self.name} {_are(constant)} of one colour throughout.")
         if own.same_ids:

@@ -2,6 +2,7 @@
 
 A file that cannot be used is handled by `on_bad`: `FAIL` stops at the first; `SKIP` leaves it out; `QUARANTINE` keeps
 its bytes under `quarantine/` as well. What was left out stands in `skipped.json`; more than `budget` of it is an error.
+Files of kinds that are not read at all are counted in `dataset.json`, by kind, under "not read".
 What is held of a set while it is made are its pieces and some numbers for each, never its ids or its rows.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -20,6 +22,7 @@ from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import observed, operator_row
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
+from pipeline.data.listing import listed
 from pipeline.data.manifest import Manifest
 from pipeline.data.records import Examples
 from pipeline.data.sources import Piece, Source
@@ -94,9 +97,20 @@ class Ingest(Stage):
             )
         more: dict[str, Any] = {"skipped": skipped, "modes": dict(sorted(modes.items()))}
         more |= {"damage": sorted(damage)} if damage else {}
+        more |= {"not read": unread} if (unread := self.source.unread()) else {}
         manifest = Manifest.of(counts, self.shape, "uint8", more)
         check_unique(at.out, manifest, partial(sweep, at=at))
         manifest.write(at.out)
+
+
+def notes(told: Mapping[str, Any]) -> list[str]:
+    """What a person should know of an ingested set, each in one sentence, from its `dataset.json`."""
+    said, rows, skipped, unread = [], told["rows"], told["skipped"], told.get("not read", {})
+    if skipped:
+        said.append(f"{skipped} of {rows + skipped} images were left out: skipped.json says which and why.")
+    if unread:
+        said.append(f"Files beside the images that were not read: {listed(unread)}.")
+    return said
 
 
 def snapshot(source: Source) -> str:

@@ -18,6 +18,7 @@ from pipeline.engine.track import without_password
 from pipeline.store import Store
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
+from stages.ingest import notes
 from stages.progress import watch
 
 
@@ -65,6 +66,9 @@ def run(words: list[str]) -> int:
         progress.event(event)
         if event.what in ("done", "cached") and event.step.address.startswith("census/"):
             for text in store.artifact(event.step.address).json("census.json")["warnings"]:
+                progress.warn(event.step, text)
+        if event.what in ("done", "cached") and event.step.address.startswith("ingest/"):
+            for text in notes(store.artifact(event.step.address).json("dataset.json")):
                 progress.warn(event.step, text)
 
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data.damaged import operator_row
-from pipeline.data.images import BadImage, decode, header
+from pipeline.data.images import BadImage, NotFinite, decode, header
 from pipeline.data.leaks import Damage
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
@@ -65,6 +65,10 @@ class Set(ABC):
     @abstractmethod
     def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
         """How rows of `shape` with these operator columns were seen; None where that is not known."""
+
+    def unread(self) -> Mapping[str, int]:
+        """How many files beside the images are of kinds that are not read, by kind."""
+        return {}
 
     def originals(self, store: Store, ids: Sequence[str]) -> Examples | None:
         """What rows were made from, in the order of `ids`, where that is known and may be shown beside them."""
@@ -151,7 +155,8 @@ class Found(Set):
         for form, group in groupby(found, key=lambda one: one.get("form")):
             if form is None:
                 for one in group:
-                    yield Batch(Examples((), np.empty((0, 1, 1), np.uint8)), (), {"unreadable": {one["why"]: 1}})
+                    kinds = {"unreadable": {one["why"]: 1}, "not finite": {"images": one["not finite"]}}
+                    yield Batch(Examples((), np.empty((0, 1, 1), np.uint8)), (), kinds)
                 continue
             while batch := list(islice(group, max(1, min(1024, AT_ONCE // form[0])))):
                 yield _batch(batch)
@@ -159,13 +164,16 @@ class Found(Set):
     def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
         return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape, self.sigma)
 
+    def unread(self) -> Mapping[str, int]:
+        return self.source.unread()
+
     def _decoded(self, raw: Any) -> dict[str, Any]:
         try:
             head = header(raw.image, raw.name)
             pixels = decode(raw.image, raw.name, head.mode)
             row = operator_row(raw.damage, head, pixels.shape, raw.name)
         except BadImage as error:
-            return {"why": str(error)}
+            return {"why": str(error), "not finite": isinstance(error, NotFinite)}
         form = (pixels.size, pixels.shape, tuple(sorted(row)), raw.caption is None)
         return {"form": form, "raw": raw, "pixels": pixels, "row": row, "mode": head.stored, "turned": head.turned}
 

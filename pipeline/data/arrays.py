@@ -1,12 +1,14 @@
 """Arrays: numpy's .npy and .npz files, read row by row and never unpickled.
 
 The header is believed only as far as the file is long: its shape is compared with the bytes that are there before any
-is read. Members of an .npz are streams, so a compressed one is read from its beginning for every piece, and none can
-inflate beyond the row that is being read.
+is read, and a row may take no more than `MAX_HELD`. Members of an .npz are streams, so a compressed one is read from
+its beginning for every piece, and none can inflate beyond the row that is being read. One that would inflate more than
+100 times is refused, as in archives. A row of floats that are not all finite spoils only itself.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import zipfile
 import zlib
@@ -18,11 +20,13 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.data.images import MAX_PIXELS
-from pipeline.data.listing import locate, reading, shown
+from pipeline.data.images import MAX_BYTES, MAX_HELD, MAX_PIXELS
+from pipeline.data.listing import locate, oddity, reading, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_label, spans
+from pipeline.data.tars import INFLATION
 
 PIECE_BYTES = 1 << 28  # of pixels in a piece, where single images are large
+AT_ONCE = 1 << 20  # floats that are converted together
 
 
 @dataclass(frozen=True)
@@ -89,43 +93,38 @@ class Arrays(Source):
         fs, path = locate(self.url)
         if not path.lower().endswith(".npz"):
             return []
-        with reading(fs, path) as file:
-            try:
-                return [name.removesuffix(".npy") for name in zipfile.ZipFile(file).namelist()]
-            except (zipfile.BadZipFile, EOFError) as error:
-                raise ValueError(f"{shown(self.url)} is not an .npz file that can be read: {error}.") from error
+        with reading(fs, path) as file, _unzipping(shown(self.url)):
+            return list(_arrays(zipfile.ZipFile(file), shown(self.url)))
 
     @contextmanager
     def _columns(self) -> Iterator[tuple[Column, Column | None, dict[str, Column]]]:
         """The checked images, labels and what is known of the damage, open."""
         fs, path = locate(self.url)
         name = shown(self.url)
-        with reading(fs, path) as file:
-            try:
-                if path.lower().endswith(".npz"):
-                    images, labels, damage = self._members(zipfile.ZipFile(file), name)
-                elif self.mask or self.sigma:
-                    raise ValueError(f"{name} holds one array; a mask or sigma needs an .npz with several.")
-                else:
-                    images, labels, damage = _column(file, name, fs.info(path)["size"]), None, {}
-                _check_images(images)
-                if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
+        with reading(fs, path) as file, _unzipping(name):
+            size = fs.info(path)["size"]
+            if path.lower().endswith(".npz"):
+                images, labels, damage = self._members(zipfile.ZipFile(file), name, size)
+            elif self.mask or self.sigma:
+                raise ValueError(f"{name} holds one array; a mask or sigma needs an .npz with several.")
+            else:
+                images, labels, damage = _column(file, name, size), None, {}
+            _check_images(images)
+            if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
+                raise ValueError(f"{labels.name} is {labels.dtype} {labels.shape}; give one integer for each image.")
+            for key, column in damage.items():
+                kinds, shape = ("biu", images.shape[:3]) if key == "mask" else ("f", images.shape[:1])
+                if column.dtype.kind not in kinds or column.shape != shape:
                     raise ValueError(
-                        f"{labels.name} is {labels.dtype} {labels.shape}; give one integer for each image."
+                        f"{column.name} is {column.dtype} {column.shape}; a mask is bools {images.shape[:3]}, "
+                        f"sigma floats {images.shape[:1]}."
                     )
-                for key, column in damage.items():
-                    kinds, shape = ("biu", images.shape[:3]) if key == "mask" else ("f", images.shape[:1])
-                    if column.dtype.kind not in kinds or column.shape != shape:
-                        raise ValueError(
-                            f"{column.name} is {column.dtype} {column.shape}; a mask is bools {images.shape[:3]}, "
-                            f"sigma floats {images.shape[:1]}."
-                        )
-                yield images, labels, damage
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise ValueError(f"{name} is not an .npz file that can be read: {error}.") from error
+            yield images, labels, damage
 
-    def _members(self, archive: zipfile.ZipFile, name: str) -> tuple[Column, Column | None, dict[str, Column]]:
-        members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+    def _members(
+        self, archive: zipfile.ZipFile, name: str, size: int
+    ) -> tuple[Column, Column | None, dict[str, Column]]:
+        members = _arrays(archive, name)
         labels = ("labels" if "labels" in members else "") if self.labels is None else self.labels
         first = next((key for key in members if key not in (labels, self.mask, self.sigma)), "images")
         images = ("images" if "images" in members else first) if self.images is None else self.images
@@ -136,10 +135,37 @@ class Arrays(Source):
             member = members[key]
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{shown(key)} in {name} is encrypted or not deflated; save it with numpy.savez.")
+            packed = min(member.compress_size, size)
+            if member.file_size > MAX_BYTES + INFLATION * packed:
+                raise ValueError(
+                    f"{shown(key)} in {name} inflates from {packed} to {member.file_size} bytes; it seems to be a "
+                    "bomb, so save it without compression, as .npy or with numpy.savez."
+                )
             return _column(archive.open(member), f"{shown(key)} in {name}", member.file_size)
 
         damage = {kind: column(key) for kind, key in (("mask", self.mask), ("sigma", self.sigma)) if key}
         return column(images), column(labels) if labels else None, damage
+
+
+@contextmanager
+def _unzipping(name: str) -> Iterator[None]:
+    """Whatever is wrong with an archive, in a sentence about it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk or the network; a place in the file that cannot be is the archive's fault
+        reason = shown(str(error)).rstrip(".")
+        raise ValueError(f"{name} is not an .npz file that can be read: {reason}.") from error
+
+
+def _arrays(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
+    """The .npy members; ValueError where the name of any member leads elsewhere."""
+    for member in archive.infolist():
+        for said in (member.orig_filename, member.filename):
+            if reason := oddity(said):
+                raise ValueError(f"{shown(said)!r} in {name} {reason}; save the arrays again with numpy.savez.")
+    return {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
 
 
 def _column(stream: IO[bytes], name: str, length: int) -> Column:
@@ -160,6 +186,8 @@ def _column(stream: IO[bytes], name: str, length: int) -> Column:
     needs = stream.tell() + math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or needs > length:
         raise ValueError(f"{name} has {length} bytes where its shape {shape} needs {needs}; it seems to be truncated.")
+    if math.prod(shape[1:]) * dtype.itemsize > MAX_HELD:
+        raise ValueError(f"{name} has shape {shape} of {dtype}: each row takes more than {MAX_HELD >> 20} MiB.")
     return Column(stream, name, shape, dtype, stream.tell())
 
 
@@ -174,9 +202,15 @@ def _check_images(images: Column) -> None:
 
 
 def _bytes(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Pixels as uint8; floats in [0, 1] become round(255 v)."""
+    """Pixels as uint8; floats in [0, 1] become round(255 v), and are left as they are where some are not finite."""
     if pixels.dtype == np.uint8:
         return pixels
-    if not ((pixels >= 0) & (pixels <= 1)).all():
-        raise ValueError(f"{name} has values outside 0..1 or not finite; scale the array to [0, 1] or save uint8.")
-    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    values, made = pixels.reshape(-1), np.empty(pixels.shape, np.uint8)
+    for start in range(0, len(values), AT_ONCE):
+        part = values[start : start + AT_ONCE].astype(np.float64)
+        if not ((part >= 0) & (part <= 1)).all():
+            if not np.isfinite(pixels).all():
+                return pixels
+            raise ValueError(f"{name} has values outside 0..1; scale the array to [0, 1] or save uint8.")
+        made.reshape(-1)[start : start + AT_ONCE] = np.rint(part * 255)
+    return made

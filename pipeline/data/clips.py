@@ -7,6 +7,8 @@ clips from the middle of a video is decoded from a key frame before it, of an an
 from __future__ import annotations
 
 import io
+import struct
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,16 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.folders import MASK, SUFFIXES
-from pipeline.data.images import MAX_BYTES, BadImage, header
-from pipeline.data.listing import inside, listing, locate, reading, shown
+from pipeline.data.images import MAX_BYTES, BadImage, check_frames, header
+from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import Piece, Raw, spans
 from pipeline.data.videos import VIDEOS, read_frames, survey
 from pipeline.data.windows import Windows
 
 Frame = bytes | np.ndarray
 ANIMATIONS = (".gif",)  # a WebP is a still frame
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+DAMAGED = (EOFError, OSError, ValueError, SyntaxError, IndexError, struct.error, *BOMBS)
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class Films(Windows):
         start, stop = (piece.start, piece.stop) if piece.at < 0 else (0, piece.stop - piece.start)
         for name, label in zip(piece.files, piece.labels, strict=True):
             known = None if label < 0 else label
-            number = piece.start - 1
+            number, frames = piece.start - 1, self.film(name, piece.at)
             try:
-                for number, clip in enumerate(self.clips(self.film(name, piece.at), start, stop), piece.start):
+                for number, clip in enumerate(self.clips(frames, start, stop, shown(name)), piece.start):
                     yield Raw(f"{name}-{number}", clip, known, f"clip {number} of {shown(name)}")
             except BadImage as error:  # from here on, which is counted as one
                 yield Raw(f"{name}-{number + 1}", error, known, f"clip {number + 1} of {shown(name)}")
@@ -95,6 +99,11 @@ class Clips(Films):
 
     url: str
 
+    def unread(self) -> dict[str, int]:
+        """What is neither a frame nor a film in the folder, where it is one."""
+        fs, root = locate(self.url)
+        return unread(fs, root, _is_shown) if fs.isdir(root) else {}
+
     def films(self) -> Iterator[Film]:
         """Animations, videos and folders of frames, by name."""
         fs, root = locate(self.url)
@@ -102,7 +111,7 @@ class Clips(Films):
             yield self._file(PurePosixPath(root).name, -1)
             return
         found: dict[str, int] = {}
-        for file in listing(fs, root, lambda name: _is_frame(name) or name.lower().endswith(VIDEOS)):
+        for file in listing(fs, root, _is_shown):
             if file.lower().endswith((*ANIMATIONS, *VIDEOS)):
                 found[file] = 0
             else:
@@ -124,7 +133,7 @@ class Clips(Films):
         path = root if not fs.isdir(root) else root if name == "." else inside(fs, root, name)
         if name.lower().endswith(VIDEOS):
             with reading(fs, path) as file:
-                yield from read_frames(file, shown(name), at)
+                yield from read_frames(file, shown(name), at, self.frames)
         elif fs.isdir(path):
             here = listing(fs, path, lambda file: "/" not in file and _is_frame(file))
             for file in (file for file in here if not file.lower().endswith(ANIMATIONS)):
@@ -132,7 +141,7 @@ class Clips(Films):
                     yield frame.read(MAX_BYTES + 1)
         else:
             with reading(fs, path) as file:
-                yield from _animation(file.read(MAX_BYTES + 1), shown(name))
+                yield from _animation(file.read(MAX_BYTES + 1), shown(name), self.frames)
 
     def _file(self, name: str, label: int) -> Film:
         """The film in one file; of length 0 where that cannot be told, which reading will say."""
@@ -140,7 +149,7 @@ class Clips(Films):
         with reading(fs, inside(fs, root, name) if fs.isdir(root) else root) as file:
             try:
                 if name.lower().endswith(VIDEOS):
-                    found = survey(file, shown(name))
+                    found = survey(file, shown(name), self.frames)
                     return Film(name, label, found.count, found.stamps, found.whole)
                 return Film(name, label, _count(file.read(MAX_BYTES + 1), shown(name)))
             except BadImage:
@@ -151,24 +160,33 @@ def _is_frame(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.lower().endswith(MASK)
 
 
+def _is_shown(name: str) -> bool:
+    return _is_frame(name) or name.lower().endswith(VIDEOS)
+
+
 def _count(data: bytes, name: str) -> int:
     header(data, name)  # its size is checked before anything is decoded
     with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
         try:
             return int(getattr(image, "n_frames", 1))
-        except (EOFError, OSError, ValueError, SyntaxError) as error:
+        except DAMAGED as error:
             raise BadImage(f"{name} is damaged.") from error
 
 
-def _animation(data: bytes, name: str) -> Iterator[np.ndarray]:
+def _animation(data: bytes, name: str, frames: int) -> Iterator[np.ndarray]:
     """The frames (H, W, 3), transparency laid on white."""
     count = _count(data, name)
     with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
         for t in range(count):
             try:
-                image.seek(t)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", Image.DecompressionBombWarning)
+                    image.seek(t)
+                check_frames((image.height, image.width), frames, name)  # each one's own: a later one may be larger
                 frame = image.convert("RGBA")
-            except (EOFError, OSError, ValueError, SyntaxError) as error:
+            except BadImage:
+                raise
+            except DAMAGED as error:
                 raise BadImage(f"{name} is damaged from frame {t} on.") from error
             white = Image.new("RGBA", frame.size, "white")
             white.alpha_composite(frame)

@@ -1,7 +1,8 @@
 """Folders: a tree of image files, where the first level of folders names the classes.
 
 The id of an example is its path relative to the root, its label the rank of its first-level folder among those that
-hold images; files beside those folders have none. Hidden files are passed over; links out of the tree are refused.
+hold images; files beside those folders have none. Hidden files are passed over, files of other kinds too but counted;
+links out of the tree are refused.
 Beside an image cat.png may lie cat.txt, its caption, and of what is damaged cat.mask.png (white = seen) and cat.sigma,
 a text with one number.
 """
@@ -14,10 +15,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from pipeline.data.images import MAX_BYTES
-from pipeline.data.listing import inside, listing, locate, reading, shown
+from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MASK, SIGMA = ".mask.png", ".sigma"
 MAX_TEXT = 1 << 20
 
@@ -37,6 +38,18 @@ class Folder(Source):
     def _wanted(self, relative: str) -> bool:
         mask = "mask" in self.damage and relative.lower().endswith(MASK)
         return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern) and not mask
+
+    def unread(self) -> dict[str, int]:
+        """Files that match the pattern and are neither images nor what is taken from beside them."""
+        fs, root = locate(self.url)
+        stems = {name.rpartition(".")[0] for name in listing(fs, root, self._wanted)}
+        beside = (".txt",) * self.captions + (MASK,) * ("mask" in self.damage) + (SIGMA,) * ("sigma" in self.damage)
+
+        def read(name: str) -> bool:
+            ours = any(name.endswith(end) and name[: -len(end)] in stems for end in beside)
+            return ours or self._wanted(name) or not fnmatchcase(name, self.pattern)
+
+        return unread(fs, root, read)
 
     def cut(self) -> Iterator[Piece]:
         """Runs of the sorted listing."""

@@ -6,10 +6,12 @@ count upwards in it. Only the rows that a range of clips needs are read.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, pairwise
 
+from pipeline.data.images import BadImage
 from pipeline.data.listing import shown
 from pipeline.data.parquet import Parquet
 from pipeline.data.source import Piece, Raw, checked_id, spans
@@ -35,6 +37,10 @@ class Frames(Windows):
         """Where the rows are."""
         return self.rows.urls()
 
+    def unread(self) -> dict[str, int]:
+        """What is no parquet beside them."""
+        return self.rows.unread()
+
     def cut(self) -> Iterator[Piece]:
         """Ranges of clips, between films where that is possible; their columns are read, not their frames."""
         for file in self.rows.files():
@@ -58,10 +64,16 @@ class Frames(Windows):
         raws = rows.read(Piece((file,), start=at, stop=wanted[-1][4]))  # in one go: a row group is read from its start
         for film, low, high, start, stop in wanted:
             here, at = islice(raws, start - at, stop - at), stop
-            for number, clip in enumerate(self.clips(here, 0, high - low), low):
-                name = f"clip {number} of {shown(film)} in {shown(file)}"
-                images = tuple(raw.image for raw in clip if isinstance(raw.image, bytes))
-                yield Raw(checked_id(f"{stem}/{film}-{number}", name), images, clip[0].label, name, clip[0].caption)
+            number, called = low - 1, f"{shown(film)} in {shown(file)}"
+            try:
+                for number, clip in enumerate(self.clips(here, 0, high - low, called), low):
+                    name = f"clip {number} of {called}"
+                    images = tuple(raw.image for raw in clip if isinstance(raw.image, bytes))
+                    yield Raw(checked_id(f"{stem}/{film}-{number}", name), images, clip[0].label, name, clip[0].caption)
+            except BadImage as error:  # from here on, which is counted as one
+                name = f"clip {number + 1} of {called}"
+                yield Raw(checked_id(f"{stem}/{film}-{number + 1}", name), error, None, name)
+            deque(here, maxlen=0)  # what is left of this film lies before the next
 
     def _films(self, file: str) -> list[tuple[str, int, int]]:
         """(name, first row, number of rows) of the films of one file."""

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_BYTES = 1 << 26  # of one encoded image
 MAX_PIXELS = 1 << 26  # of one decoded image: 8192 x 8192
+MAX_HELD = 3 << 27  # bytes of the frames of one clip, or of one row of an array: 16 frames of 4K in colour
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: some of Pillow's start other programs
 MODES = ("L", "RGB")
 GREY = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F"})
@@ -30,6 +31,10 @@ class BadImage(ValueError):
 
 # An image, the frames of a clip, None for what may not be read, or what is wrong with it instead.
 Stored = bytes | np.ndarray | tuple[bytes | np.ndarray, ...] | BadImage | None
+
+
+class NotFinite(BadImage):
+    """An image of floats, some of which are NaN or infinite."""
 
 
 class Resize(Enum):
@@ -118,10 +123,7 @@ def decode(
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}.")
     if isinstance(image, tuple):
-        frames = [decode(frame, f"frame {t} of {name}", mode, fit, max_pixels) for t, frame in enumerate(image)]
-        if len({frame.shape for frame in frames}) != 1:
-            raise BadImage(f"{name} has no frames, or frames of several sizes.")
-        return np.stack(frames, axis=1)
+        return _clip(image, name, mode, fit, max_pixels)
     picture = _opened(image, name, max_pixels)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that set it would have us learn the grey rest of a half image
     try:
@@ -136,6 +138,30 @@ def decode(
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
+def check_frames(size: tuple[int, int], count: int, name: str) -> None:
+    """Raises BadImage where a clip of `count` frames of this size (H, W) would take more than `MAX_HELD` in colour."""
+    if 3 * count * size[0] * size[1] > MAX_HELD:
+        raise BadImage(
+            f"{name} has frames of {size[0]}x{size[1]} pixels, {count} of which take more than the "
+            f"{MAX_HELD >> 20} MiB that one clip may; ask for fewer frames, or make them smaller."
+        )
+
+
+def _clip(frames: tuple[bytes | np.ndarray, ...], name: str, mode: str, fit: Framing, max_pixels: int) -> np.ndarray:
+    """The pixels (C, T, H, W); what they will take is known before any is decoded."""
+    if not frames:
+        raise BadImage(f"{name} has no frames.")
+    size = fit.size or header(frames[0], f"frame 0 of {name}", max_pixels).size
+    check_frames(size, len(frames), name)
+    clip = np.empty((1 if mode == "L" else 3, len(frames), *size), np.uint8)
+    for t, frame in enumerate(frames):
+        pixels = decode(frame, f"frame {t} of {name}", mode, fit, max_pixels)
+        if pixels.shape[1:] != clip.shape[2:]:
+            raise BadImage(f"{name} has frames of several sizes.")
+        clip[:, t] = pixels
+    return clip
+
+
 def _opened(image: bytes | np.ndarray | BadImage | None, name: str, max_pixels: int) -> Image.Image:
     """The image with its header read, its size within bounds, its pixels not decoded."""
     if isinstance(image, BadImage):
@@ -143,6 +169,8 @@ def _opened(image: bytes | np.ndarray | BadImage | None, name: str, max_pixels: 
     if image is None:
         raise BadImage(f"{name} may not be read; check its permissions.")
     if isinstance(image, np.ndarray):
+        if image.dtype.kind == "f" and (wrong := int((~np.isfinite(image)).sum())):
+            raise NotFinite(f"{name} has values that are not finite (NaN or infinite), {wrong} of {image.size}.")
         channels = image.shape[2:]
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in ((), (1,), (3,)) or not image.size:
             raise BadImage(f"{name} is an array {image.shape} of {image.dtype}, not uint8 (H, W) or (H, W, 1 or 3).")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import IO, cast
 
@@ -19,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.place import secret_in
 
 MAX_NAME = 1024  # characters in a relative path
+KINDS, OTHERS = 16, "of other kinds"
 PACKAGES = {"hf": "huggingface_hub", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # surrogates are what Python makes of undecodable names
 
@@ -89,12 +91,29 @@ def listing(fs: fsspec.AbstractFileSystem, root: str, wanted: Callable[[str], bo
 
     Raises ValueError at a wanted file with an odd name or a link out of the root, and at a link to a folder.
     """
-    every = _local(root) if isinstance(fs, LocalFileSystem) else [(name, False) for name in _remote(fs, root)]
-    names = [(name, link) for name, link in every if wanted(name)]
+    names = [(name, link) for name, link in _every(fs, root) if wanted(name)]
     for name, link in names:
         if link or oddity(name):
             inside(fs, root, name)
     return sorted(name for name, _ in names)
+
+
+def unread(fs: fsspec.AbstractFileSystem, root: str, read: Callable[[str], bool]) -> dict[str, int]:
+    """How many files that are not hidden nor `read` have each suffix, of the `KINDS` commonest; OTHERS for the rest."""
+    found = Counter(PurePosixPath(name).suffix.lower() for name, _ in _every(fs, root) if not read(name))
+    kinds = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in kinds[KINDS:])
+    return {shown(kind): count for kind, count in kinds[:KINDS]} | ({OTHERS: rest} if rest else {})
+
+
+def listed(kinds: Mapping[str, int]) -> str:
+    """What `unread` found, as people say it: "12 .csv, 1 without a suffix"."""
+    return ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.items())
+
+
+def _every(fs: fsspec.AbstractFileSystem, root: str) -> list[tuple[str, bool]]:
+    """(relative path, is it a link?) of every file that is not hidden."""
+    return _local(root) if isinstance(fs, LocalFileSystem) else [(name, False) for name in _remote(fs, root)]
 
 
 def _local(root: str) -> list[tuple[str, bool]]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data.images import MAX_BYTES
-from pipeline.data.listing import inside, listing, locate, reading, shown
+from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.shards import METADATA
 from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
 from pipeline.data.tars import INFLATION
@@ -129,12 +129,17 @@ class Parquet(Source):
                 for batch in parquet.iter_batches(1 << 14, columns=[column]):
                     yield from batch.column(0).to_pylist()
 
+    def unread(self) -> dict[str, int]:
+        """What is no parquet in the folder, where it is one."""
+        fs, root = locate(self.url)
+        return unread(fs, root, _is_parquet) if fs.isdir(root) else {}
+
     def files(self) -> list[str]:
         """Paths relative to the folder named by `url`, or to the folder of the one file that it names."""
         fs, root = locate(self.url)
         if not fs.isdir(root):
             return [PurePosixPath(root).name]
-        files = listing(fs, root, lambda name: name.lower().endswith(".parquet"))
+        files = listing(fs, root, _is_parquet)
         if not files:
             raise ValueError(f"{shown(self.url)} has no .parquet files; name a folder that has some.")
         return files
@@ -206,6 +211,10 @@ def _at_once(parquet: pq.ParquetFile, groups: list[int], columns: list[str]) -> 
         for _, _, size, repeated in _chunks(parquet, group, columns)
     )
     return max(1, min(BATCH, BATCH_BYTES // max(1, most)))
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -43,6 +43,7 @@ class Piece:
 class Raw:
     """One example as stored: `image` is encoded bytes (empty where there are none) or uint8 (H, W), (H, W, 1 or 3).
 
+    An array of floats is one that has values which are not finite, and is refused for it where it is decoded.
     A tuple of these is a clip, frame by frame. None is an image that may not be read, which spoils only itself, as does
     one in whose place there is a BadImage that says why. `name` is what an error calls it. `damage` is what is known of
     a row that was damaged before it arrived: "mask", an encoded image or an array (H, W), and "sigma", a number; not
@@ -76,6 +77,10 @@ class Source(ABC):
     def count(self) -> int | None:
         """How many examples there are, None where that is known only by reading."""
         return None
+
+    def unread(self) -> dict[str, int]:
+        """How many of the files beside those that it reads are of each kind; the kind is the suffix, "" for none."""
+        return {}
 
     def pieces(self) -> list[Piece]:
         """All pieces; the same list whenever and wherever the same collection is cut."""

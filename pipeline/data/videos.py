@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.data.images import MAX_PIXELS, BadImage
+from pipeline.data.images import MAX_PIXELS, BadImage, check_frames
 
 FORMATS = {".avi": "avi", ".m4v": "mov", ".mkv": "matroska", ".mov": "mov", ".mp4": "mov", ".webm": "matroska"}
 VIDEOS = tuple(FORMATS)
@@ -37,9 +37,12 @@ class Survey:
     whole: bool
 
 
-def survey(file: IO[bytes], name: str) -> Survey:
-    """Passes through a video without decoding a frame of it; BadImage where it cannot be read."""
-    with _opened(file, name) as (container, stream):
+def survey(file: IO[bytes], name: str, frames: int = 1) -> Survey:
+    """Passes through a video without decoding a frame of it.
+
+    Raises BadImage where it cannot be read, or where clips of `frames` of its frames would be too large.
+    """
+    with _opened(file, name, frames) as (container, stream):
         stamps, watch = [], _Watch(container)
         for packet in container.demux():
             watch(packet)
@@ -50,12 +53,12 @@ def survey(file: IO[bytes], name: str) -> Survey:
         return Survey(len(stamps), known, not watch.torn)
 
 
-def read_frames(file: IO[bytes], name: str, at: int = -1) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 in the order in which they are shown; BadImage where the video is damaged.
+def read_frames(file: IO[bytes], name: str, at: int = -1, frames: int = 1) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 in the order in which they are shown; BadImage as `survey`, or where it is damaged.
 
     `at` is the time stamp of the first one wanted, -1 the beginning: decoding starts at a key frame before it.
     """
-    with _opened(file, name) as (container, stream):
+    with _opened(file, name, frames) as (container, stream):
         watch = _Watch(container)
         late = at >= 0 and not _reaches(container, stream, at)
         if at >= 0:
@@ -63,8 +66,7 @@ def read_frames(file: IO[bytes], name: str, at: int = -1) -> Iterator[np.ndarray
         for packet in container.demux():
             watch(packet)
             for frame in packet.decode() if packet.stream is stream else ():
-                if frame.width * frame.height > MAX_PIXELS:
-                    raise BadImage(f"{name} has frames of {frame.height}x{frame.width} pixels, more than {MAX_PIXELS}.")
+                _check(frame.height, frame.width, frames, name)
                 if at < 0 or (frame.pts is not None and frame.pts >= at):
                     yield frame.to_ndarray(format="rgb24")
         if watch.torn:
@@ -127,8 +129,14 @@ class _Seekable:
         return self.file.seek(start + offset)
 
 
+def _check(height: int, width: int, frames: int, name: str) -> None:
+    if height * width > MAX_PIXELS:
+        raise BadImage(f"{name} has frames of {height}x{width} pixels, more than {MAX_PIXELS}.")
+    check_frames((height, width), frames, name)
+
+
 @contextmanager
-def _opened(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
+def _opened(file: IO[bytes], name: str, frames: int) -> Iterator[tuple[Any, Any]]:
     try:
         import av
         import av.error
@@ -141,8 +149,7 @@ def _opened(file: IO[bytes], name: str) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 raise BadImage(f"{name} has no pictures, only other streams.")
             stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_PIXELS:
-                raise BadImage(f"{name} has frames of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}.")
+            _check(stream.height, stream.width, frames, name)
             yield container, stream
     except (av.error.FFmpegError, EOFError) as error:
         reason = " ".join(str(error).split()).rstrip(".")

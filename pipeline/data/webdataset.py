@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.data.folders import SUFFIXES
-from pipeline.data.listing import inside, listing, locate, shown
+from pipeline.data.listing import inside, listing, locate, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_id, checked_label, spans
 from pipeline.data.tars import TARS, members, packed
 
@@ -59,6 +59,11 @@ class WebDataset(Source):
         start, stop = (piece.start, piece.stop) if piece.at < 0 else (0, piece.stop - piece.start)
         for key, parts, _ in islice(self._samples(file, start, stop, max(0, piece.at)), start, stop):
             yield self._raw(checked_id(f"{stem}/{key}", shown(key)), parts, f"{shown(key)} in {shown(file)}")
+
+    def unread(self) -> dict[str, int]:
+        """What is no archive in the folder, where it is one."""
+        fs, root = locate(self.url)
+        return unread(fs, root, lambda name: name.lower().endswith(TARS)) if fs.isdir(root) else {}
 
     def has(self) -> tuple[bool, tuple[str, ...]]:
         """Whether the first sample has a caption, and what it says of damage."""

@@ -1,16 +1,19 @@
 """Windows: how a film of n frames is cut into clips of the same length.
 
 Clip k has the frames hop·k + stride·t, t = 0 .. frames − 1, for every k where the last of them is below n. A film too
-short for one clip is handed on as what it has, so that it is counted among the bad, not lost.
+short for one clip is handed on as what it has, so that it is counted among the bad, not lost. Of a film only the
+frames that clips show are held, and no more of them than `MAX_HELD` bytes.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
+from pipeline.data.images import MAX_HELD, BadImage
 from pipeline.data.source import PIECE, Source
 
 T = TypeVar("T")
@@ -53,17 +56,35 @@ class Windows(Source):
         """How many clips a film of `length` frames gives; 1 where it is too short, and that one is bad."""
         return max(0, length - self.span) // self.step + 1
 
-    def clips(self, film: Iterable[T], start: int, stop: int) -> Iterator[tuple[T, ...]]:
-        """The clips start .. stop − 1 of a film, never holding more frames than one of them spans."""
-        held: deque[T] = deque(maxlen=self.span)
-        seen = 0
+    def clips(self, film: Iterable[T], start: int, stop: int, name: str = "a film") -> Iterator[tuple[T, ...]]:
+        """The clips start .. stop − 1 of a film, never holding more frames than one of them spans.
+
+        Raises BadImage about `name` where those that are shown take more than `MAX_HELD` bytes.
+        """
+        held: dict[int, T] = {}
+        total, at = 0, -1
         for at, frame in enumerate(film):
-            held.append(frame)
-            seen = at + 1
-            number, behind = divmod(seen - self.span, self.step)
-            if seen >= self.span and not behind and start <= number:
-                yield tuple(held)[:: self.stride]
+            if any(t % self.stride == 0 for t in range(at % self.step, min(at + 1, self.span), self.step)):
+                held[at] = frame
+                total += _bytes(frame)
+            if total > MAX_HELD:
+                raise BadImage(
+                    f"{name} has frames of which a clip takes more than {MAX_HELD >> 20} MiB; ask for fewer frames, or "
+                    "make them smaller."
+                )
+            first = at + 1 - self.span
+            number, behind = divmod(first, self.step)
+            if first >= 0 and not behind and start <= number:
+                yield tuple(held[i] for i in range(first, at + 1, self.stride))
                 if number + 1 >= stop:
                     return
-        if seen < self.span and start == 0:
-            yield tuple(held)[:: self.stride]
+            if first in held:
+                total -= _bytes(held.pop(first))
+        if at + 1 < self.span and start == 0:
+            yield tuple(held[i] for i in range(0, at + 1, self.stride))
+
+
+def _bytes(frame: object) -> int:
+    """How much memory a frame, or a row with one, takes."""
+    image = getattr(frame, "image", frame)
+    return image.nbytes if isinstance(image, np.ndarray) else len(image) if isinstance(image, bytes) else 0

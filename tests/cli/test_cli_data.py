@@ -115,6 +115,7 @@ def test_what_is_wrong_with_a_folder_is_counted_and_said(data, tmp_path, images)
     found = said.json["sets"][name]
     assert found["rows"] == 10
     assert found["unreadable"]["count"] == len(BAD)
+    assert "not finite" not in found
     assert found["constant"] == found["repeated"]["equal"] == 1
     assert found["size"] == {"16x16": 9, "9x16": 1}
     for words in (f"{len(BAD)} of 13 images", "1 image of", "of one colour", "equal to an earlier one"):

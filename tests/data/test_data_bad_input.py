@@ -8,16 +8,28 @@ B1 one sample:
     test_data_bad_input.py::test_one_image_is_a_set_and_more_than_there_are_is_refused
 B1 fewer than batch or world:
     test_data_bad_input.py::test_fewer_samples_than_a_batch_are_read_equally_often
-B2 truncated, text, renamed:
+B2 truncated, empty, text, HTML:
     test_data_images.py::test_rubbish_is_one_sentence_that_names_it
+B2 renamed:
+    test_data_images.py::test_a_wrong_suffix_does_not_matter
 B2 the policies:
     test_cli_ingest.py::test_a_folder_with_bad_files_end_to_end
 B2 truncated video:
     test_data_videos.py::test_a_film_that_was_cut_off_gives_its_clips_and_one_that_says_so
 B2 truncated archive:
     test_data_tars.py::test_archives_that_are_damaged_or_empty_are_refused
-B3 modes, EXIF, animation:
+B3 palettes:
     test_data_images.py::test_palettes_show_their_colours_and_their_transparent_entry_is_white
+B3 RGBA and LA:
+    test_data_images.py::test_transparency_is_laid_on_white
+B3 CMYK:
+    test_data_images.py::test_cmyk_becomes_what_its_inks_leave
+B3 EXIF:
+    test_data_images.py::test_exif_orientation_is_applied_and_the_header_knows
+B3 animations:
+    test_data_images.py::test_of_an_animation_the_first_frame_counts
+B3 ICC:
+    test_data_images.py::test_colour_profiles_change_nothing
 B3 16 bits:
     test_data_images.py::test_sixteen_bits_are_scaled_not_cut
 B3 counted by mode:
@@ -30,10 +42,16 @@ B4 primes and 1xN:
     test_unet.py::test_any_size_goes_through_and_nothing_comes_out_at_first
 B5 bombs:
     test_data_bad_input.py::test_all_bombs_together_stay_below_300_megabytes
+B5 small images that are many:
+    test_data_held.py::test_a_clip_holds_the_frames_it_shows_and_is_refused_beyond_its_bytes
 B6 names in folders:
     test_data_sources.py::test_names_and_links_that_lead_elsewhere_are_refused
 B6 names in archives:
     test_data_tars.py::test_names_that_lead_elsewhere_are_refused
+B6 links in archives:
+    test_data_tars.py::test_links_devices_and_holes_are_refused
+B6 names in .npz:
+    test_data_held.py::test_names_in_an_npz_that_lead_elsewhere_are_refused
 B6 nothing written outside:
     test_data_bad_input.py::test_hostile_ids_write_nothing_outside
 B7 object arrays:
@@ -45,7 +63,7 @@ B7 nulls:
 B7 pipe: URL:
     test_data_sources.py::test_source_of_looks_and_says_what_it_looked_for
 B8 NaN and infinity:
-    test_data_sources.py::test_arrays_that_are_not_images_are_refused
+    test_cli_unread.py::test_rows_that_are_not_finite_spoil_only_themselves
 B8 NaN in rows:
     test_data_records.py::test_examples_that_break_the_rules_are_refused
 B8 constant images:
@@ -62,6 +80,8 @@ B8 noise < 0, p = 0 or 1:
     test_data_bad_input.py::test_the_ends_of_every_range_are_defined_or_refused
 B9 ids twice in a set:
     test_cli_ingest.py::test_an_id_that_occurs_in_two_files_is_refused
+B9 ids twice, between clean and noisy sets:
+    test_cli_data.py::test_stored_sets_are_known_by_how_they_were_made
 B9 images twice, between clean and noisy sets:
     test_cli_data.py::test_noisy_copies_of_clean_images_are_a_leak
 B9 parts that share no image:
@@ -86,7 +106,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from bombs import tar_bomb
+from bombs import gif_bomb, npy_bomb, npz_bomb, tar_bomb
 from PIL import Image
 
 from pipeline.data.parquet import Parquet
@@ -160,6 +180,10 @@ def bombs(folder: Path) -> None:
     (folder / "bomb-idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, 10**6, 9000, 9000) + bytes(99)))
     values = pa.array([bytes(32 << 20)] * 6)
     pq.write_table(pa.table({"image": values}), folder / "bomb.parquet", use_dictionary=False, compression="zstd")
+    gif_bomb(folder / "many.gif", 4096, 16, 4096)
+    gif_bomb(folder / "grows.gif", 4096, 16, 1)
+    npz_bomb(folder / "rows.npz", 90)
+    npy_bomb(folder / "wide.npy")
     noise = np.random.default_rng(0).integers(0, 256, 8 << 20, dtype=np.uint8).tobytes()
     same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(24, np.int32)), pa.array([noise]))
     pq.write_table(
@@ -196,11 +220,14 @@ def test_all_bombs_together_stay_below_300_megabytes(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "bomb.png").rename(tmp_path / "p" / "bomb.png")
     names = ["bomb.png", "bomb.tar.gz", "bomb.npz", "bomb-idx3-ubyte.gz", "bomb.parquet", "same.parquet"]
+    why = {"many.gif": "one clip may", "grows.gif": "one clip may", "rows.npz": "a bomb", "wide.npy": "each row takes"}
+    names += why
     command = [sys.executable, "-c", code, str(tmp_path), *names]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     *lines, peak = said
     assert [line.split()[0] for line in lines] == names
     assert all(line.count(". ") == 0 and name in line.split(" ", 1)[1] for line, name in zip(lines, names, strict=True))
+    assert [line for line, words in zip(lines[-len(why) :], why.values(), strict=True) if words not in line] == []
     assert int(peak) < 300, f"{peak} MB"
 
 

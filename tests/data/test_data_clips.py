@@ -151,7 +151,7 @@ def test_films_that_are_short_or_damaged_are_counted_and_spoil_only_themselves(t
     (tmp_path / "g").mkdir()
     for t, frame in enumerate(film(2)):
         (tmp_path / "g" / f"{t}.png").write_bytes(png(frame))
-    with pytest.raises(BadImage, match=r"x has no frames, or frames of several sizes"):
+    with pytest.raises(BadImage, match=r"x has frames of several sizes"):
         decode((png(film(1)[0]), png(film(1, (9, 12))[0])), "x")
     source = Clips(str(tmp_path), frames=4)
     raws = [raw for piece in source.pieces() for raw in source.read(piece)]

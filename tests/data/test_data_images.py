@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
 
@@ -83,6 +83,12 @@ def test_cmyk_becomes_what_its_inks_leave() -> None:
 
 def cmyk(ink: np.ndarray) -> Image.Image:
     return Image.frombytes("CMYK", (ink.shape[1], ink.shape[0]), ink.tobytes())
+
+
+@pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes(), b"no profile"])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_colour_profiles_change_nothing(kind: str, profile: bytes) -> None:
+    np.testing.assert_array_equal(decode(encoded(RGB, kind, icc_profile=profile), "a"), RGB.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
