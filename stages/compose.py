@@ -24,7 +24,7 @@ from pipeline.learning.weights import pack, unpack
 from pipeline.objectives.residual import ResidualDenoising
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
-from stages.corrupt import load
+from stages.corrupt import load, shape_of
 from stages.train import Fit, reader
 
 
@@ -117,6 +117,12 @@ class TrainResidual(Stage):
     regularisation: Regularisation = Regularisation()
     fit: Fit = Fit()
     seed: int = 0
+
+    @property
+    def network(self) -> Residual.Config:
+        """What is trained, but for the spread of the data."""
+        views: tuple[Seen, ...] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
+        return Residual.Config(shape_of(self.clean), len(views), self.backbone)
 
     def run(self, at: Context) -> None:
         base = at.open(self.base)

@@ -25,6 +25,7 @@ from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.physics.conditions import Condition, LabelError, Swap, TokenRemoval, worsen
 from pipeline.store import Artifact
+from stages.corrupt import shape_of
 
 
 class Told(Enum):
@@ -59,6 +60,11 @@ class Worsen(Stage):
             )
         if self.pool < 2:
             raise ValueError(f"pool is {self.pool}: give the number of rows to swap with, at least 2")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return shape_of(self.data)
 
     def run(self, at: Context) -> None:
         data = at.open(self.data)

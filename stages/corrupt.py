@@ -76,6 +76,11 @@ class Corrupt(Stage):
         if rows is not None:
             self.part.end(rows)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.corruption.out_shape(shape_of(self.data)))
+
     def run(self, at: Context) -> None:
         clean = at.open(self.data)
         told = Manifest.open(clean.file)
@@ -92,6 +97,11 @@ class Corrupt(Stage):
         counts = map_shards(partial(_corrupt, self, clean, uint8, chosen), pieces, at)
         more = {"damage": damage} if damage else {}
         Manifest.of(counts, shown, "uint8" if uint8 else "float16", more).write(at.out)
+
+
+def shape_of(data: Step) -> tuple[int, ...]:
+    """The shape of one row of what a step of this project will make."""
+    return tuple(data.stage.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def keeps_bytes(corruption: Corruption, shape: tuple[int, ...]) -> bool:

@@ -24,7 +24,7 @@ from pipeline.objectives.joint import JointDenoising
 from pipeline.objectives.objective import Batch
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
-from stages.corrupt import load
+from stages.corrupt import load, shape_of
 from stages.train import Fit, save
 
 
@@ -64,6 +64,12 @@ class TrainJoint(Stage):
         if self.fit.shift:
             raise ValueError("fit.shift moves rows away from the place their view has: leave it 0 for joint training")
         self.quotas()
+
+    @property
+    def network(self) -> Joint.Config:
+        """What is trained, but for the spread of the data."""
+        maps = tuple(view.map for view in self.views)
+        return Joint.Config(shape_of(self.clean), maps, (1.0,) * (len(maps) + 1), self.backbone)
 
     def run(self, at: Context) -> None:
         views = [at.open(view.data) for view in self.views]

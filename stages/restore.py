@@ -47,6 +47,11 @@ class Restore(Stage):
         if self.draws < 1 or self.batch < 1:
             raise ValueError(f"draws is {self.draws} and batch {self.batch}: give at least 1")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return tuple(self.map.in_shape)
+
     def run(self, at: Context) -> None:
         data = at.open(self.data)
         told = Manifest.open(data.file)

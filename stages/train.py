@@ -34,7 +34,7 @@ from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 from pipeline.store import Artifact
-from stages.corrupt import load
+from stages.corrupt import load, shape_of
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,11 @@ class Train(Stage):
     def weights(self) -> tuple[int, ...]:
         """Of `data` and the sets in `also`, as whole numbers."""
         return whole([self.weight, *(share.weight for share in self.also)])
+
+    @property
+    def network(self) -> Preconditioned.Config:
+        """What is trained, but for the spread of the data."""
+        return Preconditioned.Config(shape_of(self.data), self.backbone)
 
     def run(self, at: Context) -> None:
         sets = [at.open(self.data), *(at.open(share.data) for share in self.also)]

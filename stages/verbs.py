@@ -18,6 +18,7 @@ from pipeline import config, graph
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
 from pipeline.store import Damaged, Store, StoreError
+from stages import networks
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
@@ -46,15 +47,28 @@ def show(words: list[str]) -> int:
         for name, value in tree.items():
             print(f"# {' '.join(told.get(name, '').split())}")
             print(yaml.safe_dump({name: value}, sort_keys=False), end="")
+        try:
+            target = recipes.build(recipe, declared())
+        except (ValueError, OSError) as error:  # the options are right, but the data they name is not here
+            print(f"# networks are counted where the data are: {error}")
+            return 0
+        for line in networks.lines(networks.of_recipe(target)):
+            print(line)
         return 0
     store = Store(asked.store)
     try:
         address = store.find(asked.name)
     except StoreError as error:
         raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
-    manifest = store.artifact(address).manifest
-    text = json.dumps(manifest) + "\n" if asked.json else yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
-    print(without_password(text), end="")
+    made = store.artifact(address)
+    manifest, found = made.manifest, list(networks.of_artifact(made))
+    if asked.json:
+        counts = {"networks": {name: count._asdict() for name, count in found}} if found else {}
+        print(without_password(json.dumps(manifest | counts)))
+        return 0
+    print(without_password(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)), end="")
+    for line in networks.lines(found):
+        print(line)
     return 0
 
 

@@ -14,5 +14,7 @@ class Backbone(ABC):
     def build(self, shape: tuple[int, ...], channels_in: int, channels_out: int) -> nn.Module:
         """A module called as net(x (B, channels_in, *shape[1:]), c_noise (B,), cond) -> (B, channels_out, *shape[1:]).
 
-        `shape` is that of one image, (C, *). Inputs have about unit variance, and so has what the output should match.
+        `shape` is that of one image, (C, *). `cond` is None, labels (B,) with −1 for none, or embeddings (B, E) with
+        zeros for none (see condition.py); a network without a condition is given None. Inputs have about unit variance,
+        and so has what the output should match.
         """

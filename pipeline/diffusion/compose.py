@@ -146,6 +146,11 @@ class Residual(nn.Module):
         backbone: Backbone
         sigma_data: float = 0.5
 
+        @property
+        def channels(self) -> tuple[int, int]:
+            """Of the network's input, which has what each view objects, and output."""
+            return (2 + self.views) * self.shape[0], self.shape[0]
+
         def build(self) -> Residual:
             """The module; its output is zero if the backbone's is."""
             return Residual(self)
@@ -153,8 +158,7 @@ class Residual(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        channels = config.shape[0]
-        self.net = config.backbone.build(tuple(config.shape), (2 + config.views) * channels, channels)
+        self.net = config.backbone.build(tuple(config.shape), *config.channels)
 
     def forward(self, x: Tensor, sigma: Tensor, seen: Evidence, unit: Tensor, cond: Tensor | None = None) -> Tensor:
         """F (B, *) in units of c_r = `unit` (B,), from features of at most about unit variance."""

@@ -53,6 +53,11 @@ class Joint(Network):
             """The operators of all kinds of rows, the whole image's last."""
             return (*self.views, Identity(tuple(self.shape)))
 
+        @property
+        def channels(self) -> tuple[int, int]:
+            """Of the network's input, which has a plane a kind, and output."""
+            return self.shape[0] + len(self.kinds), self.shape[0]
+
         def build(self) -> Joint:
             """The module, initialised from torch's global generator."""
             return Joint(self)
@@ -66,7 +71,7 @@ class Joint(Network):
         super().__init__()
         self.config = config
         shape, kinds = tuple(config.shape), config.kinds
-        self.net = config.backbone.build(shape, shape[0] + len(kinds), shape[0])
+        self.net = config.backbone.build(shape, *config.channels)
         self.register_buffer("centre", torch.zeros(len(kinds), *shape))
         planes = torch.zeros(len(kinds), len(kinds), *shape[1:])
         for k, A in enumerate(kinds):

@@ -61,6 +61,11 @@ class Preconditioned(Network):
         precond: Precond = EDM()
         bf16: bool = False
 
+        @property
+        def channels(self) -> tuple[int, int]:
+            """Of the network's input and output."""
+            return self.shape[0], self.shape[0]
+
         def build(self) -> Preconditioned:
             """The module, initialised from torch's global generator."""
             return Preconditioned(self)
@@ -71,7 +76,7 @@ class Preconditioned(Network):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.net = config.backbone.build(tuple(config.shape), config.shape[0], config.shape[0])
+        self.net = config.backbone.build(tuple(config.shape), *config.channels)
         self.register_buffer("centre", torch.zeros(config.shape))
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:

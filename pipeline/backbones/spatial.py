@@ -1,0 +1,50 @@
+"""The same operations on signals, images and clips: data (B, C, *) with one, two or three spatial dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Conv: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_convolve = (functional.conv1d, functional.conv2d, functional.conv3d)
+_pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
+
+
+def dimensions(shape: tuple[int, ...]) -> int:
+    """How many spatial dimensions data of `shape` (C, *) have. Raises ValueError unless 1 to 3, none of them empty."""
+    if not 2 <= len(shape) <= 4 or min(shape) < 1:
+        raise ValueError(f"the shape is {tuple(shape)}: give channels and one to three sides, such as (3, 32, 32)")
+    return len(shape) - 1
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Data x (B, I, *) by weight (O, I, *) with odd sides; zeros beyond the edge."""
+    return _convolve[x.ndim - 3](x, weight, padding=[n // 2 for n in weight.shape[2:]])
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of every two neighbours along each axis; the last of an odd number stands alone."""
+    # avg_pool3d takes no window that is longer than the side.
+    return _pool[x.ndim - 3](x, [min(2, n) for n in x.shape[2:]], ceil_mode=True, count_include_pad=False)
+
+
+def enlarged(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Each entry twice along each axis, cut to `size`."""
+    return functional.interpolate(x, size=size, mode="nearest")
+
+
+def located(x: Tensor) -> Tensor:
+    """The same x with one more channel an axis: the place along it, from −√3 to √3, which has unit variance."""
+    axes = [torch.linspace(-1, 1, n, device=x.device) if n > 1 else x.new_zeros(1) for n in x.shape[2:]]
+    place = math.sqrt(3) * torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return torch.cat([x, place.to(x.dtype).expand(len(x), *place.shape)], 1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every place attends to every place: q, k, v and the result (B, heads, channels, *)."""
+    a, b, c = (part.flatten(3).transpose(2, 3) for part in (q, k, v))
+    return functional.scaled_dot_product_attention(a, b, c).transpose(2, 3).reshape(v.shape)

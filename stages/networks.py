@@ -1,0 +1,43 @@
+"""The networks of a recipe and of a finished model, counted: parameters and operations, without building them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from pipeline import config, graph
+from pipeline.backbones.count import Count, networks
+from pipeline.diffusion.denoiser import Trained
+from pipeline.graph import Step
+from pipeline.learning.weights import DESCRIPTION
+from pipeline.store import Artifact
+
+Named = Iterator[tuple[str, Count]]
+
+
+def of_recipe(target: Step) -> Named:
+    """(label, count) of every network that the steps before a recipe's target train."""
+    for step in graph.walk(target):
+        network = getattr(step.stage, "network", None)
+        for path, found in networks(network):
+            yield f"{step.label} {path}".strip(), found
+
+
+def of_artifact(made: Artifact) -> Named:
+    """(path in denoiser.json, count) of every network of a model; none if the artifact is no model."""
+    if DESCRIPTION not in made.names():
+        return
+    try:
+        told = json.loads(made.read(DESCRIPTION))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise config.ConfigError(f"{DESCRIPTION} of {made.address} cannot be read ({error}): make it again") from error
+    for path, found in networks(config.from_json(Trained, told, DESCRIPTION)):
+        yield path or "network", found
+
+
+def lines(found: Iterable[tuple[str, Count]]) -> Iterator[str]:
+    """Comments for a YAML text."""
+    rows = [(name, str(count)) for name, count in found]
+    wide = max((len(name) for name, _ in rows), default=0)
+    for name, count in rows:
+        yield f"# {name:<{wide}}  {count}"
