@@ -155,3 +155,26 @@ def test_places_are_centred_and_grow_along_their_axis(size):
 def test_branch_is_a_share():
     with pytest.raises(ValueError, match="within"):
         Preserving(1.0)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_detail_that_halving_loses_goes_around_it(style):
+    """Of two neighbours only the mean goes down; that the output tells them apart is the shortcuts' doing."""
+    net = awake(adm.Config(**SMALL, style=style).build((1, 4, 4), 1, 1)).eval()
+    seen = []
+    for block in (net.stem, *net.down[0]):
+        block.register_forward_hook(lambda module, inputs, out: seen.append(out.detach().requires_grad_()) or seen[-1])
+    net(torch.randn(1, 1, 4, 4), torch.zeros(1)).square().sum().backward()
+    assert len(seen) == 2
+    for part in seen:
+        assert (part.grad - enlarged(halved(part.grad), (4, 4))).abs().max() > 1e-3 * part.grad.abs().max()
+
+
+def test_without_attention_what_moves_in_moves_out():
+    """Away from the edges, by steps that halving keeps (magnitudes are taken at each place for itself)."""
+    net = awake(adm.Config(**SMALL | {"attention": ()}, style=Preserving()).build((1, 200), 1, 1)).eval()
+    x, c = torch.zeros(1, 1, 200), torch.zeros(1)
+    x[..., 90:100] = torch.randn(10)
+    out, moved = net(x, c), net(x.roll(6, -1), c).roll(-6, -1)
+    torch.testing.assert_close(moved[..., 60:140], out[..., 60:140], atol=1e-5, rtol=1e-4)
+    assert (out[..., 90:100] - net(0 * x, c)[..., 90:100]).abs().max() > 1e-2
