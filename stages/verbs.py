@@ -178,20 +178,37 @@ class Draw:
     count: int = 64
     out: Annotated[Path, tyro.conf.arg(help="the picture to write")] = Path("samples.png")
     seed: int = 0
-    steps: Annotated[int, tyro.conf.arg(help="steps of the Heun sampler, two network evaluations each")] = 18
+    steps: Annotated[int | None, tyro.conf.arg(help="steps of the sampler, 18 unless it says otherwise")] = None
+    sampler: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="YAML", help="such as '{is: pipeline.diffusion.multistep.DPMSolver2M}'; Heun if not given"
+        ),
+    ] = None
+    guide: Annotated[str | None, tyro.conf.arg(help="a worse model of the same images, to lean away from")] = None
+    weight: Annotated[float, tyro.conf.arg(help="how far to lean away from the guide; 1 is not at all")] = 2.0
+    interval: Annotated[
+        tuple[float, float] | None, tyro.conf.arg(help="the noise levels between which the guide is heard")
+    ] = None
     store: StoreOption = "runs"
     json: JsonOption = False
 
 
 def sample(words: list[str]) -> int:
     """`kintsugi sample MODEL`."""
-    from pipeline.diffusion.sample import Heun
+    from pipeline.diffusion.sample import Heun, Sampler
     from stages.sample import Sample
 
     asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
+    sampler = Heun()
+    if asked.sampler is not None:
+        sampler = config.from_json(Sampler, recipes.read_yaml(asked.sampler, "--sampler"), "sampler")
+    if asked.steps is not None:
+        sampler = config.replace(sampler, "steps", asked.steps)
     store = Store(asked.store)
-    model = _model(store, asked.model)
-    made = make(store, graph.step(Sample(model, asked.count, Heun(steps=asked.steps), asked.seed), "sample"))
+    model, guide = _model(store, asked.model), None if asked.guide is None else _model(store, asked.guide)
+    heard = {"guide": guide, "weight": asked.weight, "interval": asked.interval}
+    made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_bytes(made.read("samples.png"))
     said = {"samples": made.address, "picture": str(asked.out)}

@@ -2,7 +2,8 @@
 
 The probability-flow ODE is dx/dσ = (x − D(x, σ))/σ. A sampler is a grid σ_max = σ₀ > ... > σ_{N−1} = σ_min > σ_N = 0
 and a step from one σ to the next; every step is a Gaussian `Transition`, of zero width where the step is deterministic.
-Noise belongs to the sample (one key each), so sample i is the same alone and in any batch.
+Noise belongs to the sample (one key each), so sample i is the same alone and in any batch. Here are the samplers of one
+step; `churn.py` has the one that goes back up, `multistep.py` the one that remembers.
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class Sampler(Grid, ABC):
     def step(self, D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None) -> Transition:
         """The law of x (B, *) at noise `down` (B,) given x at noise `sigma` (B,)."""
 
+    def begin(self) -> Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Transition]:
+        """What is called as `step` along one grid, from its start: a multistep sampler returns one that remembers."""
+        return self.step
+
     @torch.no_grad()
     def __call__(
         self,
@@ -106,14 +111,15 @@ class Sampler(Grid, ABC):
         def precise(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
             return D(x.to(dtype), sigma.to(dtype), cond).double()
 
+        step = self.begin()
         for i in range(steps):
-            move = self.step(precise, x, sigmas[i], sigmas[i + 1], cond)
+            move = step(precise, x, sigmas[i], sigmas[i + 1], cond)
             z = None
             if move.std is not None:
                 if sources is None:
                     raise ValueError(f"{type(self).__name__} draws noise: give it keys, one per sample.")
                 # A row that waits for others at its start draws nothing, so that its noise is what it is alone.
-                moving = (grid[i] > grid[i + 1]).tolist()
+                moving = (grid[i] != grid[i + 1]).tolist()
                 z = normal(x.shape[1:], [source if goes else None for source, goes in zip(sources, moving)], x.device)
             x = move.draw(z)
             if progress is not None:
@@ -135,17 +141,53 @@ class Heun(Sampler):
 
 
 @dataclass(frozen=True)
+class Euler(Sampler):
+    """The probability-flow ODE by Euler's first-order method, `steps` calls of D; the same as DDIM with eta = 0."""
+
+    def step(self, D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None) -> Transition:
+        """Along the slope at σ."""
+        return Transition(x + expand(down - sigma, x) * noise(D, x, sigma, cond))
+
+
+@dataclass(frozen=True)
 class Ancestral(Sampler):
     """The reverse diffusion with D for x₀: x′ ~ N(x + (σ_d − σ)(x − D)/σ, σ_u²), σ_u² = σ′²(σ² − σ′²)/σ².
 
-    σ_d² = σ′² − σ_u². This is q(x′ | x, x₀ = D) of Ho et al. 2020 (eq. 7) with x = x₀ + σz.
+    σ_d² = σ′² − σ_u². This is q(x′ | x, x₀ = D) of Ho et al. 2020 (eq. 7) with x = x₀ + σz. Weak order 1, `steps` calls
+    of D.
     """
 
     def step(self, D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None) -> Transition:
         """Down to σ_d along the slope, then up by fresh noise σ_u."""
-        up = (down**2 * (sigma**2 - down**2) / sigma**2).clamp_min(0).sqrt()
-        target = (down**2 - up**2).clamp_min(0).sqrt()
-        return Transition(x + expand(target - sigma, x) * noise(D, x, sigma, cond), up)
+        return _down_and_up(D, x, sigma, down, cond, 1.0)
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """Song et al. 2021 (arXiv 2010.02502), eq. 12 with the width of eq. 16: that of `Ancestral` times eta.
+
+    With x = x₀ + σz in place of their √α x₀ + √(1 − α) z, eq. 12 at eta = 0 is Euler's method in σ (their eq. 13): it
+    is `Euler`, under the name by which people ask for it. eta = 1 is `Ancestral`. First order in either case (weak
+    where eta > 0), `steps` calls of D.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}: give it from 0, which draws no noise, to 1, the ancestral sampler.")
+
+    def step(self, D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None) -> Transition:
+        """Down to σ_d along the slope, then up by fresh noise eta σ_u; deterministic at eta = 0."""
+        move = _down_and_up(D, x, sigma, down, cond, self.eta)
+        return move if self.eta else Transition(move.mean)
+
+
+def _down_and_up(D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None, eta: float) -> Transition:
+    up = eta * (down**2 * (sigma**2 - down**2) / sigma**2).clamp_min(0).sqrt()
+    target = (down**2 - up**2).clamp_min(0).sqrt()
+    return Transition(x + expand(target - sigma, x) * noise(D, x, sigma, cond), up)
 
 
 def normal(

@@ -58,3 +58,28 @@ def test_images_are_drawn_once_and_measured(models, tmp_path):
     kintsugi("sample", said.json["samples"]).refused(said.json["samples"], "no model")
     kintsugi("evaluate", said.json["samples"], "--test", "model/model").refused("no model")
     kintsugi(*words, "--out", str(tmp_path)).refused("Is a directory")
+
+
+def test_any_sampler_draws_and_a_guide_is_heard(models):
+    kintsugi, small = models
+
+    def drawn(*words):
+        said = kintsugi("sample", "model/model", "--count", "2", "--steps", "3", "--json", *words)
+        assert said.code == 0, said.err
+        return said.json["samples"]
+
+    room = "pipeline.diffusion"
+    kinds = [f"{room}.sample.Euler", f"{room}.sample.DDIM, eta: 0.5", f"{room}.sample.Ancestral"]
+    kinds += [f"{room}.multistep.DPMSolver2M", f"{room}.churn.Churn, s_churn: 1.0"]
+    made = [drawn("--sampler", f"{{is: {kind}}}") for kind in kinds]
+    plain = drawn()
+    assert drawn("--sampler", f"{{is: {room}.sample.Heun, steps: 9}}") == plain, "--steps wins, and Heun is the default"
+    assert len({plain, *made, drawn("--guide", "model/model"), drawn("--guide", "model/model", "--weight", "3")}) == 8
+
+    words = ("sample", "model/model")
+    kintsugi(*words, "--sampler", "Euler").refused("sampler", "Euler")
+    kintsugi(*words, "--sampler", f"{{is: {room}.sample.Eule}}").refused("no pipeline.diffusion.sample.Sampler")
+    kintsugi(*words, "--sampler", f"{{is: {room}.sample.DDIM, eta: 2}}").refused("eta is 2")
+    kintsugi(*words, "--guide", small).refused("(1, 8, 8)", "(1, 4, 4)")
+    kintsugi(*words, "--weight", "3").refused("name a guide")
+    kintsugi(*words, "--guide", "model/model", "--interval", "2", "1").refused("the lower one first")

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.diffusion.churn import Churn
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.exact import Gaussian, Mixture
-from pipeline.diffusion.sample import Ancestral, Grid, Heun, Transition, normal, samples
+from pipeline.diffusion.multistep import DPMSolver2M
+from pipeline.diffusion.sample import DDIM, Ancestral, Euler, Grid, Heun, Transition, normal, samples
 from pipeline.keys import Key
 
 COV = torch.tensor([[0.5, 0.3, 0.0], [0.3, 0.4, -0.1], [0.0, -0.1, 0.2]], dtype=torch.float64)
 GAUSSIAN = Gaussian(torch.tensor([0.3, -0.2, 0.1]), COV)
 MIXTURE = Mixture([0.3, 0.7], [torch.tensor([-1.0, 0.2]), torch.tensor([0.8, -0.5])], [0.05 * torch.eye(2)] * 2)
+SAMPLERS = [Euler(), Heun(), DDIM(), DDIM(eta=0.5), DPMSolver2M(), Ancestral(), Churn()]
 
 
 def elementwise(x, sigma, cond=None):
@@ -100,7 +103,14 @@ def test_heun_recovers_mean_and_covariance_of_a_gaussian():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [Heun(steps=40), Ancestral(steps=100)], ids=str)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(Heun(steps=40), Euler(steps=100), DDIM(steps=100, eta=0.5), Ancestral(steps=100), DPMSolver2M(steps=40)),
+        Churn(steps=40, s_churn=10.0, s_noise=1.0),
+    ],
+    ids=str,
+)
 def test_samplers_recover_a_mixture(sampler):
     made = samples(MIXTURE, sampler, (2,), range(4_000), seed=1, batch=4_000).double()
     torch.testing.assert_close(made.mean(0), MIXTURE.mean, atol=0.04, rtol=0)
@@ -136,7 +146,7 @@ def test_log_prob_is_the_normal_density():
             still.log_prob(x)
 
 
-@pytest.mark.parametrize("sampler", [Heun(), Ancestral()], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_sample_i_is_the_same_to_the_bit_in_any_batch(sampler):
     ids = range(23)
     whole = samples(elementwise, sampler, (1, 4, 4), ids, seed=3, batch=23)
@@ -147,7 +157,7 @@ def test_sample_i_is_the_same_to_the_bit_in_any_batch(sampler):
     assert len(whole.unique(dim=0)) == 23
 
 
-@pytest.mark.parametrize("sampler", [Heun(), Ancestral()], ids=str)
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_rows_of_different_start_do_not_disturb_each_other(sampler):
     starts = torch.tensor([0.3, 5.0, 0.001, 80.0])
     keys = [Key(0).fold(i) for i in range(4)]
