@@ -130,7 +130,9 @@ def ls(words: list[str]) -> int:
     named: dict[str, list[str]] = {}
     for name, address in store.refs().items():
         named.setdefault(address, []).append(name)
-    rows = [_row(store, address) | {"names": named.get(address, [])} for address in store.addresses()]
+    rows: list[dict[str, Any]] = [
+        _row(store, address) | {"names": named.get(address, [])} for address in store.addresses()
+    ]
     rows.sort(key=lambda row: row["created"] or "")
     if asked.json:
         print(json.dumps(rows))
