@@ -22,12 +22,10 @@ settings.register_profile("kintsugi", deadline=None, derandomize=True, database=
 settings.load_profile("kintsugi")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Where processes share the tests, those that start a local Ray go to one of them, one after the other."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    if item.get_closest_marker("ray"):
+        item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
