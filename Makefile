@@ -1,8 +1,9 @@
 # Two commands: `make demo` runs the main job, `make test` the tests. Both set everything up first.
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes share the tests.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest
+# Processes share the tests, but one local Ray is enough for a machine.
+SHARED := -n auto --maxprocesses 4
 # Two thirds of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
 DEMO ?= --set view_fit.images=72000 --set joint_fit.images=120000
 
@@ -12,13 +13,14 @@ demo: .venv
 	$(BIN)/kintsugi run partial_views $(DEMO) --json
 
 test: .venv
-	$(PYTEST)
+	$(PYTEST) $(SHARED) -m "not ray"
+	$(PYTEST) -m ray
 
 check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) -m "not slow and not ray"
+	$(PYTEST) $(SHARED) -m "not slow and not ray"
 
 format: .venv
 	$(BIN)/ruff check --fix .

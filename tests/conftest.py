@@ -22,12 +22,6 @@ settings.register_profile("kintsugi", deadline=None, derandomize=True, database=
 settings.load_profile("kintsugi")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where processes share the tests, those that start a local Ray go to one of them, one after the other."""
-    if item.get_closest_marker("ray"):
-        item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
     """A fresh interpreter that runs `code`, with this project and the caller's test folders importable."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "spine")])
