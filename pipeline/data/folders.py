@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from pipeline.data.images import MAX_BYTES
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source
+from pipeline.data.splits import chosen
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MASK, SIGMA = ".mask.png", ".sigma"
@@ -27,6 +28,8 @@ MAX_TEXT = 1 << 20
 class Folder(Source):
     """Every image file under `url` whose relative path matches the shell `pattern` (whose * also crosses folders).
 
+    It must match `glob` as well where there is one (only whose ** crosses folders).
+
     `captions` takes captions ("" where there is none); `damage` names what every image must have of "mask" and "sigma".
     """
 
@@ -34,6 +37,7 @@ class Folder(Source):
     pattern: str = "*"
     captions: bool = False
     damage: tuple[str, ...] = ()
+    glob: str = ""
 
     def _wanted(self, relative: str) -> bool:
         mask = "mask" in self.damage and relative.lower().endswith(MASK)
@@ -57,6 +61,7 @@ class Folder(Source):
         if not fs.isdir(root):
             raise ValueError(f"{shown(self.url)} is not a folder; name the folder that the images are in.")
         files = listing(fs, root, self._wanted)
+        files = chosen(files, self.url, self.glob) if self.glob else files
         if not files:
             raise ValueError(
                 f"{shown(self.url)} has no images that match {self.pattern!r}; looked for {', '.join(SUFFIXES)}."

@@ -18,6 +18,10 @@ from stages.sets import Stored
 
 def corrupted(
     data: str = "digits",
+    split: str = "",
+    image_column: str = "",
+    label_column: str = "",
+    caption_column: str = "",
     corruption: Corruption = Noisy(noise=0.5),
     label_condition: Condition | None = None,
     caption_condition: Condition | None = None,
@@ -37,7 +41,11 @@ def corrupted(
     """Ingest images, corrupt each by a draw that its id decides, and show what became of them.
 
     Args:
-        data: "digits", a folder of images, videos or archives, or a file of them; any fsspec URL.
+        data: "digits", a folder of images, videos or archives, or a file of them; any fsspec URL, or a glob.
+        split: which of its files to take, such as train, where their names say of which split they are.
+        image_column: the column of parquet that has the images; found if not given, where only one can be.
+        label_column: the one that has the labels; "label" if not given and there.
+        caption_column: the one that has the captions; "caption" or "text" if not given and there.
         corruption: what happens to the images, such as {is: pipeline.physics.corruption.Noisy, noise: 0.5}.
         label_condition: how labels are told wrong, such as {is: pipeline.physics.conditions.Swap, ratio: 0.1}.
         caption_condition: how captions are told wrong, such as {is: pipeline.physics.conditions.TokenRemoval,
@@ -57,7 +65,7 @@ def corrupted(
         seed: of the choice of images, of the corruption and of what is told wrong.
         readers: how many processes read and corrupt images.
     """
-    source = source_of(data, frames, stride)
+    source = source_of(data, frames, stride, split, image_column, label_column, caption_column)
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
     clip = (source.frames,) if isinstance(source, Windows) else ()
