@@ -21,23 +21,26 @@ NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near a
 
 
 def operator_row(
-    damage: dict[str, Any], head: Header, shape: tuple[int, ...], name: str
+    damage: dict[str, Any], head: Header, shape: tuple[int, ...], name: str, declared: bool = False
 ) -> dict[str, np.ndarray | np.generic]:
     """The operator columns of one row of `shape` (C, *, H, W), from `Raw.damage` and the header of the image.
 
-    "mask" is packed bits of (1, *, H, W), True where seen, as `PixelMask` keeps it; "sigma" a float32.
+    "mask" is packed bits of (1, *, H, W), True where seen, as `PixelMask` keeps it; "sigma" a float32. `declared` says
+    that the whole set was seen through a known operator, which leaves no room for masks.
 
     Raises BadImage where a row's mask or sigma cannot be right, ValueError where the image was to be changed.
     """
-    if not damage:
+    if not (damage or declared):
         return {}
     if head.size != shape[-2:] or head.turned:
         turned = ", to be turned" if head.turned else ""
         raise ValueError(
             f"{name} was damaged before it arrived and is {head.size[0]}x{head.size[1]} pixels{turned}, where "
-            f"{shape[-2]}x{shape[-1]} were asked for: resizing or turning would falsify its mask and noise, so ask for "
-            "the size that it has and store it upright."
+            f"{shape[-2]}x{shape[-1]} were asked for: resizing or turning would falsify what is known of it, so ask "
+            "for the size that it has and store it upright."
         )
+    if declared and "mask" in damage:
+        raise ValueError(f"{name} has a mask, and an operator is declared for the whole set: keep one of the two.")
     if head.mode == "RGB" and shape[0] == 1:
         raise ValueError(f"{name} was damaged in colour; grey would change its noise, so take it in colour.")
     row: dict[str, np.ndarray | np.generic] = {}
