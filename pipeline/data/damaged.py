@@ -45,11 +45,7 @@ def operator_row(
         raise ValueError(f"{name} was damaged in colour; grey would change its noise, so take it in colour.")
     row: dict[str, np.ndarray | np.generic] = {}
     if "mask" in damage:
-        seen = _seen(damage["mask"], f"the mask of {name}")
-        if seen.shape != shape[-2:]:
-            raise BadImage(
-                f"The mask of {name} is {seen.shape[0]}x{seen.shape[1]} where the image is {shape[-2]}x{shape[-1]}."
-            )
+        seen = _seen(damage["mask"], f"the mask of {name}", head.size)
         if not seen.any():
             raise BadImage(f"The mask of {name} hides every pixel; seen pixels are True, or white in a picture.")
         row["mask"] = np.packbits(np.broadcast_to(seen, (1, *shape[1:])))
@@ -73,20 +69,29 @@ def _sigma(value: Any, name: str) -> float:
     return float(value)
 
 
-def _seen(mask: Any, name: str) -> np.ndarray:
-    """The bools (H, W) of an encoded image (bright = seen) or of an array or nested list (true or not 0 = seen)."""
+def _seen(mask: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
+    """The bools (H, W) of an encoded image (bright = seen) or of an array or nested list (true or not 0 = seen).
+
+    (T, H, W) of T of them, one for each frame of a clip.
+    """
+    if isinstance(mask, tuple):
+        return np.stack([_seen(one, f"frame {t} of {name}", size) for t, one in enumerate(mask)])
+    name = f"{name[0].upper()}{name[1:]}"
     if mask is None:
-        raise BadImage(f"{name[0].upper()}{name[1:]} is missing; give every row one, or none.")
+        raise BadImage(f"{name} is missing; give every row one, or none.")
     if isinstance(mask, bytes):
         head = header(mask, name)
-        pixels = decode(mask, name, "L")[0]
         if head.turned:
-            raise BadImage(f"{name[0].upper()}{name[1:]} is to be turned by its EXIF tag; save it upright.")
-        return pixels >= 128
-    try:
-        array = np.asarray(mask)
-    except ValueError:  # a list of lists of several lengths
-        array = np.empty(0, object)
-    if array.ndim != 2 or array.dtype.kind not in "biu" or (array.dtype.kind == "i" and (array < 0).any()):
-        raise BadImage(f"{name[0].upper()}{name[1:]} is no array (height, width) of bools.")
-    return array != 0
+            raise BadImage(f"{name} is to be turned by its EXIF tag; save it upright.")
+        shape, seen = head.size, None  # not decoded before its size is known to be right
+    else:
+        try:
+            array = np.asarray(mask)
+        except ValueError:  # a list of lists of several lengths
+            array = np.empty(0, object)
+        if array.ndim != 2 or array.dtype.kind not in "biu" or (array.dtype.kind == "i" and (array < 0).any()):
+            raise BadImage(f"{name} is no array (height, width) of bools.")
+        shape, seen = array.shape, array != 0
+    if shape != size:
+        raise BadImage(f"{name} is {shape[0]}x{shape[1]} where the image is {size[0]}x{size[1]}.")
+    return decode(mask, name, "L")[0] >= 128 if seen is None else seen

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+import fsspec
+
 from pipeline.data.images import MAX_BYTES
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source
@@ -82,22 +84,23 @@ class Folder(Source):
             except PermissionError:
                 image = None
             name = shown(f"{self.url.rstrip('/')}/{relative}")
-            caption = _text(self._beside(relative, ".txt") or b"", name) if self.captions else None
+            stem = str(PurePosixPath(relative).with_suffix(""))
+            caption = _text(read_beside(fs, root, stem, ".txt") or b"", name) if self.captions else None
             damage: dict[str, bytes | float | str | None] = {}
             if "mask" in self.damage:
-                damage["mask"] = self._beside(relative, MASK)
+                damage["mask"] = read_beside(fs, root, stem, MASK)
             if "sigma" in self.damage:
-                damage["sigma"] = _number(self._beside(relative, SIGMA))
+                damage["sigma"] = number(read_beside(fs, root, stem, SIGMA))
             yield Raw(relative, image, None if label < 0 else label, name, caption, damage)
 
-    def _beside(self, relative: str, suffix: str) -> bytes | None:
-        """The file of the same stem with this suffix, None where there is none."""
-        fs, root = locate(self.url)
-        path = inside(fs, root, str(PurePosixPath(relative).with_suffix("")) + suffix)
-        if not fs.isfile(path):
-            return None
-        with reading(fs, path) as file:
-            return file.read(MAX_BYTES + 1)
+
+def read_beside(fs: fsspec.AbstractFileSystem, root: str, stem: str, suffix: str) -> bytes | None:
+    """The file of this stem, relative to the root, with this suffix; None where there is none."""
+    path = inside(fs, root, stem + suffix)
+    if not fs.isfile(path):
+        return None
+    with reading(fs, path) as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _text(data: bytes, name: str) -> str:
@@ -107,7 +110,7 @@ def _text(data: bytes, name: str) -> str:
         raise ValueError(f"The caption beside {name} is not UTF-8, or longer than 1 MiB; save it as such.") from error
 
 
-def _number(data: bytes | None) -> float | str | None:
+def number(data: bytes | None) -> float | str | None:
     """The number in a text, or the text where there is none, which is refused with the image."""
     if data is None:
         return None

@@ -117,6 +117,7 @@ def _file(path: str, name: str, asked: dict[str, str]) -> Source:
 
 def _folder(path: str, files: list[str], named: list[str], asked: dict[str, str]) -> Source:
     """Of a folder with these files, of which those `named` were asked for."""
+    named = [name for name in named if not name.lower().endswith(MASK)]
     has = {suffix: any(name.lower().endswith(suffix) for name in named) for suffix in (".parquet", *TARS, *SUFFIXES)}
     images = [name for name in named if is_idx(name)]
     if has[".parquet"]:
@@ -129,11 +130,9 @@ def _folder(path: str, files: list[str], named: list[str], asked: dict[str, str]
             return source_of(f"{path.rstrip('/')}/{part}")
         stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures}
         captions = any(name[:-4] in stems for name in files if name.lower().endswith(".txt"))
-        beside = {end: any(name.lower().endswith(end) for name in files) for end in (MASK, SIGMA)}
-        damage = tuple(kind for kind, end in (("mask", MASK), ("sigma", SIGMA)) if beside[end])
-        return Folder(path, captions=captions, damage=damage, glob=asked.get("glob", ""))
+        return Folder(path, captions=captions, damage=_beside(files), glob=asked.get("glob", ""))
     if any(name.lower().endswith(VIDEOS) for name in named):
-        return Clips(path, frames=CLIP)
+        return Clips(path, _beside(files), frames=CLIP)
     if len(images) == 1:
         return Idx(f"{path.rstrip('/')}/{images[0]}")
     known = [name for name in named if not name.lower().endswith((".txt", SIGMA))]
@@ -151,8 +150,14 @@ def _clips(path: str, frames: int, stride: int, files: list[str], asked: dict[st
             raise ValueError(f"{shown(path)} has no column 'clip', which says what film a frame is from; add one.")
         return Frames(rows, frames=frames, stride=stride)
     if any(name.lower().endswith((*VIDEOS, *SUFFIXES)) for name in files):
-        return Clips(path, frames=frames, stride=stride)
+        return Clips(path, _beside(files), frames=frames, stride=stride)
     raise ValueError(f"{shown(path)} has nothing to cut clips of {frames} frames from; leave out frames.")
+
+
+def _beside(files: list[str]) -> tuple[str, ...]:
+    """What of the damage lies in files of its own."""
+    kinds = (("mask", MASK), ("sigma", SIGMA))
+    return tuple(kind for kind, end in kinds if any(name.lower().endswith(end) for name in files))
 
 
 def _arrays(path: str) -> Arrays:
