@@ -111,9 +111,10 @@ class Clips(Films):
     damage: tuple[str, ...] = ()
 
     def unread(self) -> dict[str, int]:
-        """What is neither a frame nor a film in the folder, where it is one."""
+        """What is neither a frame nor a film, nor taken from beside them, in the folder, where it is one."""
         fs, root = locate(self.url)
-        return unread(fs, root, _is_shown) if fs.isdir(root) else {}
+        beside = (MASK,) * ("mask" in self.damage) + (SIGMA,) * ("sigma" in self.damage)
+        return unread(fs, root, lambda name: _is_shown(name) or name.endswith(beside)) if fs.isdir(root) else {}
 
     def films(self) -> Iterator[Film]:
         """Animations, videos and folders of frames, by name."""

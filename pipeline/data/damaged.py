@@ -93,5 +93,6 @@ def _seen(mask: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
             raise BadImage(f"{name} is no array (height, width) of bools.")
         shape, seen = array.shape, array != 0
     if shape != size:
-        raise BadImage(f"{name} is {shape[0]}x{shape[1]} where the image is {size[0]}x{size[1]}.")
+        here, there = ("x".join(map(str, sides)) for sides in (shape, size))
+        raise BadImage(f"{name} is {here} where the image is {there}.")
     return decode(mask, name, "L")[0] >= 128 if seen is None else seen

@@ -46,7 +46,9 @@ class Folder(Source):
         return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern) and not mask
 
     def unread(self) -> dict[str, int]:
-        """Files that match the pattern and are neither images nor what is taken from beside them."""
+        """Files that match the pattern and are neither images nor taken from beside them; a glob leaves none."""
+        if self.glob:
+            return {}
         fs, root = locate(self.url)
         stems = {name.rpartition(".")[0] for name in listing(fs, root, self._wanted)}
         beside = (".txt",) * self.captions + (MASK,) * ("mask" in self.damage) + (SIGMA,) * ("sigma" in self.damage)

@@ -147,9 +147,9 @@ class Parquet(Source):
                     yield from batch.column(0).to_pylist()
 
     def unread(self) -> dict[str, int]:
-        """What is no parquet in the folder, where it is one."""
+        """What is no parquet in the folder, where it is one and all of it was asked for."""
         fs, root = locate(self.url)
-        return unread(fs, root, _is_parquet) if fs.isdir(root) else {}
+        return unread(fs, root, _is_parquet) if fs.isdir(root) and not self.glob else {}
 
     def files(self) -> list[str]:
         """Paths relative to the folder named by `url`, or to the folder of the one file that it names."""

@@ -65,9 +65,9 @@ class WebDataset(Source):
             yield self._raw(checked_id(f"{stem}/{key}", shown(key)), parts, f"{shown(key)} in {shown(file)}")
 
     def unread(self) -> dict[str, int]:
-        """What is no archive in the folder, where it is one."""
+        """What is no archive in the folder, where it is one and all of it was asked for."""
         fs, root = locate(self.url)
-        return unread(fs, root, lambda name: name.lower().endswith(TARS)) if fs.isdir(root) else {}
+        return unread(fs, root, lambda name: name.lower().endswith(TARS)) if fs.isdir(root) and not self.glob else {}
 
     def has(self) -> tuple[bool, tuple[str, ...]]:
         """Whether the first sample has a caption, and what it says of damage."""

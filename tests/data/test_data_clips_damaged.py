@@ -94,6 +94,7 @@ def test_a_sigma_beside_a_film_is_that_of_its_clips(tmp_path: Path, ingested) ->
     rows = ingested(source, SHAPE)
     check(rows, clips(SEEN))
     assert rows.operator["sigma"].tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert source.unread() == {}
 
 
 def change(table: dict[str, list], column: str, value: object) -> dict[str, list]:
@@ -102,7 +103,11 @@ def change(table: dict[str, list], column: str, value: object) -> dict[str, list
 
 WRONG = {
     "a frame without a mask": ("mask", None, "Frame 1 of the mask of clip 0 of a in x.parquet is missing"),
-    "a mask of another size": ("mask", white(np.ones((6, 4))), "Frame 1 of the mask of clip 0 of a in x.parquet is 6x4 where the image is 4x6"),
+    "a mask of another size": (
+        "mask",
+        white(np.ones((6, 4))),
+        "Frame 1 of the mask of clip 0 of a in x.parquet is 6x4 where the image is 4x6",
+    ),
     "another sigma": ("sigma", 0.75, r"clip 0 of a in x.parquet has sigma \(0.25, 0.75\)"),
     "a frame to be turned": ("image", None, "to be turned"),
 }

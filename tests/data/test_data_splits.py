@@ -97,6 +97,8 @@ def test_a_glob_names_files_at_any_depth_and_is_asked_no_questions(refused, tmp_
         assert values(source_of(f"{tmp_path}/{glob}")) == found, glob
     assert values(source_of(f"{tmp_path}/**", split="test")) == [3]
     assert source_of(f"{tmp_path}/a/*.png") == Folder(f"{tmp_path}/a", glob="*.png")
+    assert source_of(f"{tmp_path}/a/*.png").unread() == source_of(f"{tmp_path}/*.parquet").unread() == {}
+    assert source_of(str(tmp_path), split="test").unread() == {".png": 1}
     for glob, part in {"**/*.jpg": "has no files that match **/*.jpg", "b/*.parquet": "b does not exist"}.items():
         with refused(part):
             source_of(f"{tmp_path}/{glob}")
