@@ -26,7 +26,7 @@ from pipeline.place import Place
 from stages.census_page import page
 from stages.duplicates import SHOWN, search
 from stages.findings import Between, Findings, Found
-from stages.looking import Item, kept_rows, looked
+from stages.looking import Item, kept_rows, looked, never_shown
 from stages.sets import Set
 
 COMPARED = 4096  # damaged rows of a set that are compared with all kept clean ones
@@ -81,7 +81,7 @@ class Census(Stage):
         if not counted.rows:
             why = next(iter(counted.tally("unreadable").most(1)), f"{one.name} is empty")
             raise ValueError(f"none of the {counted.tally('unreadable').total} images can be read: {why.rstrip('.')}")
-        forms = sum((Counter({form: count for form, (_, count) in files.items()}) for files in kept), Counter())
+        forms = sum((Counter({form: count for form, (_, count, _) in files.items()}) for files in kept), Counter())
         ((form, _),) = forms.most_common(1)
         files = tuple(sorted(files[form][0] for files in kept if form in files))
         first = kept_rows(at.out, files[:1], 1)
@@ -90,7 +90,11 @@ class Census(Stage):
         rms = math.hypot(declared.mean, declared.std) if declared.count else 0.0
         fine, coarse, ratio = (noise.estimate(counted.tally(f"differences, {n}")) for n in ("fine", "coarse", "ratio"))
         damage = one.damage(at.store, first.shape, frozenset(first.operator))
-        return Found(one, counted, noise.Noise(rms, fine, coarse, ratio), first.shape, files, damage, own, one.unread())
+        never = None
+        if damage is not None and len(forms) == 1:  # images of another size show pixels of their own
+            never = never_shown(at.out, [files[form][2] for files in kept if form in files], damage.shape)
+        found = noise.Noise(rms, fine, coarse, ratio)
+        return Found(one, counted, found, first.shape, files, damage, own, one.unread(), never)
 
     def _compared(self, at: Context, found: list[Found]) -> dict[tuple[int, int], Between]:
         """Every two sets, one of which may show the other's images through its damage."""

@@ -42,8 +42,9 @@ def page(findings: Findings, items: Sequence[Item], at: Context) -> tuple[dict[s
     report.parts += [_table(findings.found), _noise(findings.found), _between(findings, items, at)]
     pictures = {f"duplicates-{i}": shown for i, shown in enumerate(report.parts[-1].pictures)}
     for s, one in enumerate(findings.found):
-        pictures[f"set-{s}"] = _gallery(one, at)
-        report.parts.append(Section(one.name, pictures=[pictures[f"set-{s}"]]))
+        own = {f"set-{s}": _gallery(one, at)} | ({} if one.never is None else {f"unseen-{s}": _unseen(one)})
+        pictures |= own
+        report.parts.append(Section(one.name, pictures=list(own.values())))
     report.parts.append(Section("All numbers", code=json.dumps(findings.json(), indent=1, ensure_ascii=False)))
     return pictures, report
 
@@ -183,6 +184,13 @@ def _gallery(one: Found, at: Context) -> tuple[str, bytes]:
     return f"{one.name}, from above: {'; '.join(told)}.", grid(
         _tiles([image for line in lines for image in line]), len(rows)
     )
+
+
+def _unseen(one: Found) -> tuple[str, bytes]:
+    """Where no row shows anything, of clips frame by frame, where channels differ one after the other."""
+    maps = one.unseen.reshape(-1, 1, *one.unseen.shape[-2:])[: 4 * SHOWN]
+    scale = max(1, 128 // max(maps.shape[-2:]))
+    return f"{one.name}: in black what no row shows.", grid(np.where(maps, 0, 220).astype(np.uint8), SHOWN, scale)
 
 
 def _pixels(x: torch.Tensor) -> np.ndarray:

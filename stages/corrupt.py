@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from pipeline.data.declared import SEEN_THROUGH
 from pipeline.data.ids import Sweep, groups, ids_of
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.ranks import Between, between
@@ -87,15 +88,16 @@ class Corrupt(Stage):
         damage = told.more.get("damage", [])
         if damage and not isinstance(self.corruption, Clean):
             raise ValueError(
-                f"these images arrived already damaged ({', '.join(damage)} beside them): take them as they are, or "
-                "ingest undamaged ones to corrupt"
+                f"these images arrived already damaged ({', '.join(damage)}): take them as they are, or ingest "
+                "undamaged ones to corrupt"
             )
-        shown, uint8 = self.corruption.out_shape(told.shape), keeps_bytes(self.corruption, told.shape)
+        shown = self.corruption.out_shape(told.shape)
+        uint8 = told.dtype == "uint8" and keeps_bytes(self.corruption, told.shape)
         chosen = self.part.of(told, clean, partial(sweep, at=at))
         size = self.part.end(told.rows) - self.part.first
         pieces = groups(told.filled(), min(told.rows // size, WIDEST))
         counts = map_shards(partial(_corrupt, self, clean, uint8, chosen), pieces, at)
-        more = {"damage": damage} if damage else {}
+        more = {name: told.more[name] for name in ("damage", SEEN_THROUGH) if name in told.more}
         Manifest.of(counts, shown, "uint8" if uint8 else "float16", more).write(at.out)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pipeline.data.census import Census, Moments
 from pipeline.data.leaks import Copies, Damage
 from pipeline.data.listing import listed
@@ -21,7 +23,8 @@ class Found:
     """One set: its census, its noise, and of its commonest form the shape, the files of kept rows and the damage.
 
     `own_maps` is whether every row was seen through an operator of its own; `unread` counts the files beside the images
-    that are of kinds that are not read.
+    that are of kinds that are not read; `never` says which pixels of the image no row shows, bools of its shape, where
+    there are some.
     """
 
     set: Set
@@ -32,6 +35,7 @@ class Found:
     damage: Damage | None
     own_maps: bool
     unread: Mapping[str, int] = field(default_factory=dict)
+    never: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -54,6 +58,12 @@ class Found:
         tally = self.census.tally("clipped")
         return tally.counts.get("values at an end of 8 bits", 0) / max(1, tally.total)
 
+    @property
+    def unseen(self) -> np.ndarray:
+        """Which pixels no row shows, bools (*, H, W), of channels that differ (C, *, H, W); (0,) if all are shown."""
+        never = np.zeros(0, bool) if self.never is None else self.never
+        return never[0] if never.size and (never == never[:1]).all() else never
+
     def json(self, own: Pairs) -> dict[str, Any]:
         """Everything in numbers."""
         tallies = {n: self.census.tally(n) for n in ("size", "format", "mode", "channels", "stored as", "label")}
@@ -75,6 +85,7 @@ class Found:
             "observed share": _json(self.census.numbers("observed share")),
             "noise": {"declared": self.noise.declared, "at least": _number(low), "at most": _number(high)},
             "repeated": {"ids": own.same_ids, "equal": own.exact, "near pairs": own.near},
+            **({} if self.never is None else {"never shown": [int(self.unseen.sum()), self.unseen.size]}),
         }
 
     def warnings(self, own: Pairs) -> list[str]:
@@ -96,6 +107,12 @@ class Found:
             said.append(f"{_images(own.exact)} of {self.name} {_are(own.exact)} equal to an earlier one of it.")
         if self.census.numbers("observed share").low == 0:
             said.append(f"{self.name} has images of which nothing is seen.")
+        if hidden := int(self.unseen.sum()):
+            what = "values" if self.unseen is self.never else "pixels"
+            said.append(
+                f"{hidden} of {self.unseen.size} {what} of {self.name} {_are(hidden)} never shown by any row: nothing "
+                "can be learnt there."
+            )
         if complaint := self.noise.complaint():
             cut = (
                 f", where {self.clipped:.0%} of its values lie at an end of 8 bits"

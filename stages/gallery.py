@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.declared import Declared, declared
 from pipeline.data.ids import ids_of
+from pipeline.data.leaks import Damage
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
@@ -19,6 +21,7 @@ from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Clean, Corruption
+from pipeline.physics.linear import LinearMap
 from pipeline.physics.masks import PixelMask
 from pipeline.store import Artifact
 from stages.census_page import summary
@@ -30,7 +33,8 @@ class Gallery(Stage):
     and what a `census` found.
 
     Measured are the noise, the root mean square of y - A x0, beside its stated one, and the share of an image's
-    dimensions that A sees, E |P z|² / |z|² for white z and P = A⁺A; of black boxes only what they change.
+    dimensions that A sees, E |P z|² / |z|² for white z and P = A⁺A; of black boxes only what they change. Of images
+    that were seen through A before they arrived nobody has the originals: A⁺ y is shown instead.
     """
 
     clean: Step
@@ -50,7 +54,8 @@ class Gallery(Stage):
         rows = read_shard(data.file(name(first)), name(first))
         rows = rows.take(range(min(self.count, len(rows))))
         before = _originals(clean, rows.ids)
-        metrics, pictures = self.measured(before, rows)
+        known = declared(manifest.more, rows.shape)
+        metrics, pictures = self.measured(before, rows) if known is None else arrived(rows, known)
         told = {column: manifest.more[column] for column in ("wrong_label", "wrong_caption") if column in manifest.more}
         metrics |= {f"{column}s": said["wrong"] / said["known"] for column, said in told.items()}
         metrics = {"rows": float(manifest.rows), **metrics}
@@ -85,12 +90,24 @@ class Gallery(Stage):
                 metrics["changed_rms"] = float((y - x0).square().mean().sqrt())
                 return metrics, [*pictures, ("told", _picture(y)), ("changed", _picture(y - x0))]
             return metrics, [*pictures, ("told", _picture(y))]
-        z = torch.from_numpy(Key(0).fold("gallery").numpy().standard_normal(tuple(x0.shape), dtype=np.float32))
-        metrics["observed"] = float(A.project(z).square().sum() / z.square().sum())
+        metrics["observed"] = _observed(A, tuple(x0.shape))
         metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
         metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
         shown = y if y.ndim == x0.ndim else A.pinv(y)
         return metrics, [*pictures, ("told", _picture(shown)), ("hidden", _picture(x0 - A.project(x0)))]
+
+
+def arrived(rows: Examples, known: Declared) -> tuple[dict[str, float], list[tuple[str, bytes]]]:
+    """Numbers and pictures of rows that were seen through a known operator before they arrived."""
+    A, y = known.corruption.at({}, known.whole), rows.x()
+    sigma = Damage(known.corruption, known.whole).sigmas(rows)
+    metrics = {"observed": _observed(A, (len(rows), *known.whole)), "noise_stated": float(np.sqrt((sigma**2).mean()))}
+    return metrics, [("told", _picture(y)), ("pseudo-inverse", _picture(A.pinv(y)))]
+
+
+def _observed(A: LinearMap, shape: tuple[int, ...]) -> float:
+    z = torch.from_numpy(Key(0).fold("gallery").numpy().standard_normal(shape, dtype=np.float32))
+    return float(A.project(z).square().sum() / z.square().sum())
 
 
 def _originals(clean: Artifact, ids: tuple[str, ...]) -> Examples:

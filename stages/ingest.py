@@ -21,6 +21,7 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import observed, operator_row
+from pipeline.data.declared import OPERATOR, Declared
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
 from pipeline.data.listing import listed
 from pipeline.data.manifest import Manifest
@@ -30,6 +31,7 @@ from pipeline.data.unique import check_unique
 from pipeline.engine.shards import Report, map_shards, report_of
 from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage
+from pipeline.physics.corruption import Corruption
 from pipeline.place import Place
 
 
@@ -46,7 +48,8 @@ class Ingest(Stage):
     """Rows (id, image, label) of one shape from a source; no id occurs twice.
 
     Rows keep their captions where the source has them, and as operator columns the mask and sigma of images that were
-    damaged before they arrived: those are taken as they are, and a resize of them is refused.
+    damaged before they arrived: those are taken as they are, and a resize of them is refused. So it is of a set that
+    is declared to have been seen through one operator, whose rows are y = A x0 + noise.
 
     Args:
         source: where the images are.
@@ -57,6 +60,7 @@ class Ingest(Stage):
         on_bad: what happens to a file that is no usable image.
         budget: the largest share of the files that may be left out, in [0, 1].
         snapshot: what `snapshot(source)` said when the step was planned, so that changed files are read again.
+        seen_through: what all images went through before they arrived, which must be the same for each.
     """
 
     version: ClassVar[int] = 2  # 2: shards.npy instead of lists of ids and shards
@@ -69,15 +73,22 @@ class Ingest(Stage):
     on_bad: OnBad = OnBad.FAIL
     budget: float = 0.01
     snapshot: str = ""
+    seen_through: Corruption | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (3, 4) or self.shape[0] not in (1, 3) or min(self.shape) < 1:
             raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width), or (1 or 3, frames, height, width)")
         if not 0 <= self.budget <= 1:
             raise ValueError(f"budget is {self.budget}: give the share of files that may be left out, from 0 to 1")
+        _ = self.known
+
+    @property
+    def known(self) -> Declared | None:
+        """The declared operator on rows of this shape."""
+        return None if self.seen_through is None else Declared(self.seen_through, self.shape)
 
     def run(self, at: Context) -> None:
-        pieces = self.source.pieces()
+        pieces, known = self.source.pieces(), self.known
         modes, damage, left_out = Counter[str](), set[str](), np.zeros(len(pieces), np.int64)
 
         def heed(report: Report) -> None:
@@ -96,9 +107,12 @@ class Ingest(Stage):
                 f"{self.budget:.1%}; mend them or raise budget; the first: {first}"
             )
         more: dict[str, Any] = {"skipped": skipped, "modes": dict(sorted(modes.items()))}
+        if known is not None:
+            damage.add(OPERATOR)
+            more |= known.told()
         more |= {"damage": sorted(damage)} if damage else {}
         more |= {"not read": unread} if (unread := self.source.unread()) else {}
-        manifest = Manifest.of(counts, self.shape, "uint8", more)
+        manifest = Manifest.of(counts, self.shape, "uint8" if known is None or known.uint8 else "float16", more)
         check_unique(at.out, manifest, partial(sweep, at=at))
         manifest.write(at.out)
 
@@ -127,13 +141,14 @@ def snapshot(source: Source) -> str:
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
     ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
+    known = stage.known
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
         try:
             pixels, head = decode(raw.image, raw.name, mode, fit), header(raw.image, raw.name)
             if pixels.shape != stage.shape:
                 raise BadImage(f"{raw.name} gives {_said(pixels.shape)} where {_said(stage.shape)} is asked for.")
-            row = operator_row(raw.damage, head, stage.shape, raw.name)
+            row = operator_row(raw.damage, head, stage.shape, raw.name, known is not None)
         except BadImage as error:
             if stage.on_bad is OnBad.FAIL:
                 reason = str(error).rstrip(".")
@@ -150,7 +165,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
         if stage.labels and raw.label is None:
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
         ids.append(raw.id)
-        images.append(observed(pixels, row))
+        images.append(observed(pixels, row) if known is None else known.y(pixels))
         captions.append(raw.caption)
         rows.append(row)
         modes[head.stored] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from pipeline.data import noise
 from pipeline.data.census import Census, Moments, Tally, look
+from pipeline.data.coverage import shown
 from pipeline.data.leaks import Damage
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
@@ -42,29 +43,41 @@ class Item:
 
 
 def looked(sets: tuple[Set, ...], store: Store, out: Place, item: Item) -> dict[str, Any]:
-    """{"set", "census", "kept": {form: [file, rows]}} of a piece; its prints and kept rows are written. Done once."""
+    """{"set", "census", "kept": {form: [file, rows, file of shown pixels]}} of a piece, done once.
+
+    Its prints and kept rows are written, and which pixels its rows show, "" where those are all.
+    """
     told = f"_work/census/{item.k:06d}.json"
     if out.exists(told):
         return json.loads(out.read(told))
     one = sets[item.s]
     census, prints, names = Census(), [], []
     kept: dict[str, _Kept] = {}
+    seen: dict[str, np.ndarray] = {}
     for batch in one.read(store, item.piece):
         census += look(batch.rows, batch.kinds)
         for rows, called in _slices(batch):
-            census += _damaged(rows, one.damage(store, rows.shape, frozenset(rows.operator)))
+            damage = one.damage(store, rows.shape, frozenset(rows.operator))
+            own, form = bool(set(rows.operator) - {"sigma"}), json.dumps(rows.form)
+            A = None if damage is None else damage.map(rows.operator if own else {})
+            census += _damaged(rows, damage, A, own)
+            if form not in seen or not seen[form].all():
+                seen[form] = seen.get(form, False) | shown(A, damage)
             prints.append(Prints.of(called, rows.images))
             most = max(1, -(-min(SAMPLE, NUMBERS // math.prod(rows.shape)) // item.among))
             ids = tuple(f"{item.k}/{len(names) + i}/{text}" for i, text in enumerate(called))
             rows = Examples(ids, rows.images, rows.label, rows.operator)
-            kept.setdefault(json.dumps(rows.form), _Kept(most)).add(rows, prints[-1].id)
+            kept.setdefault(form, _Kept(most)).add(rows, prints[-1].id)
             names += called
     if prints:
         out.write(prints_file(item.k), _packed(Prints.concat(prints), names))
     files = {}
     for n, form in enumerate(sorted(kept)):
         rows = kept[form].rows()
-        files[form] = [f"_work/kept/{item.k:06d}-{n}.parquet", len(rows)]
+        files[form] = [f"_work/kept/{item.k:06d}-{n}.parquet", len(rows), ""]
+        if not seen[form].all():
+            files[form][2] = f"_work/seen/{item.k:06d}-{n}.bits"
+            out.write(files[form][2], np.packbits(seen[form]).tobytes())
         with out.writing(files[form][0]) as file:
             write_shard(file, rows)
     said = {"set": item.s, "census": census.json(), "kept": files}
@@ -105,6 +118,17 @@ def prints_file(k: int) -> str:
     return f"_work/prints/{k:06d}.npz"
 
 
+def never_shown(out: Place, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels that none of these pieces shows, bools of `shape`; None where every one is shown."""
+    if not all(files):
+        return None
+    never = np.ones(shape, bool)
+    for name in files:
+        bits = np.unpackbits(np.frombuffer(out.read(name), np.uint8), count=never.size)
+        never &= ~bits.astype(bool).reshape(shape)
+    return never if never.any() else None
+
+
 def kept_rows(out: Place, files: tuple[str, ...], most: int = SAMPLE) -> Examples:
     """The kept rows in these files, `most` of them at most; their ids are "piece/row/id"."""
     parts, count = [], 0
@@ -118,15 +142,13 @@ def kept_rows(out: Place, files: tuple[str, ...], most: int = SAMPLE) -> Example
     return rows.take(np.arange(min(most, len(rows))))
 
 
-def _damaged(rows: Examples, damage: Damage | None) -> Census:
+def _damaged(rows: Examples, damage: Damage | None, A: LinearMap | None, own: bool) -> Census:
     """What is known of the operator and of the noise, and what is found of the noise."""
     tallies, moments, seen = dict[str, Tally](), dict[str, Moments](), None
     sigma = np.zeros(len(rows))
     if damage is not None:
         sigma = damage.sigmas(rows)
         moments["declared σ"] = Moments.of(sigma)
-        own = bool(set(rows.operator) - {"sigma"})
-        A = damage.map(rows.operator if own else {})
         if A is not None:
             moments["observed share"] = _observed(A, damage.shape, len(rows) if own else PROBES)
             if own and A.out_shape == rows.shape == A.in_shape:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data.damaged import operator_row
+from pipeline.data.declared import declared
 from pipeline.data.images import BadImage, NotFinite, decode, header
 from pipeline.data.leaks import Damage
 from pipeline.data.manifest import Manifest, name
@@ -94,23 +95,25 @@ class Stored(Set):
 
     def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
         made = self._corrupted(store)
-        tree = made.manifest["config"]
-        if "corruption" not in tree:
-            return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape)
-        before = self._before(store, made)
+        tree, more = made.manifest["config"], Manifest.open(made.file).more
         try:
-            corruption = config.from_json(Corruption, tree["corruption"])
+            known = declared(more, shape)
+            corruption = config.from_json(Corruption, tree["corruption"]) if "corruption" in tree else Clean()
         except ValueError:  # a corruption of somebody's own that is not here
             return None
+        if known is not None:
+            return Damage(known.corruption, known.whole)
+        before = self._before(store, made)
         if isinstance(corruption, Clean):
             return Damage(PixelMask(0.0) if "mask" in columns else corruption, shape)
         return None if before is None else Damage(corruption, Manifest.open(before.file).shape)
 
     def originals(self, store: Store, ids: Sequence[str]) -> Examples | None:
-        before = self._before(store, self._corrupted(store))
+        made = self._corrupted(store)
+        before = self._before(store, made)
         found: dict[str, Examples] = {}
-        if before is None:
-            return None
+        if before is None or "damage" in Manifest.open(made.file).more:
+            return None  # or nobody has the originals
         for i in Manifest.open(before.file).filled().tolist()[:LOOKED]:
             rows = read_shard(before.file(name(i)), name(i))
             found |= {text: rows.take([k]) for k, text in enumerate(rows.ids) if text in ids}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from dataclasses import dataclass
@@ -27,13 +28,16 @@ from stages.verbs import make
 class Data:
     """Say what sets of images hold, and which images are in two of them: a leak, where one is clean and one damaged.
 
-    A set is a folder, a parquet, npy, npz or tar file, any fsspec URL, 'digits', or the name of a set in the store.
+    A set is a folder, a parquet, npy, npz or tar file, any fsspec URL, a glob, 'digits', or the name of a set in the
+    store.
     """
 
     path: Annotated[Positional[str], tyro.conf.arg(help="a set of images")]
     against: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help="another set; may be repeated")
     ] = ()
+    split: Annotated[str, tyro.conf.arg(help="which of the files at PATH to take, such as train")] = ""
+    image_column: Annotated[str, tyro.conf.arg(help="the column of parquet at PATH that has the images")] = ""
     sigma: Annotated[
         float | None, tyro.conf.arg(help="std of the noise that the --against sets have, in units of [-1, 1] images")
     ] = None
@@ -56,7 +60,8 @@ def data(words: list[str]) -> int:
     names = [asked.path, *asked.against]
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise ConfigError(f"{twice} is named twice: give two different sets")
-    sets = tuple(_set(store, name, asked.sigma if i else None) for i, name in enumerate(names))
+    first = _set(store, asked.path, split=asked.split, image=asked.image_column)
+    sets = (first, *(_set(store, name, asked.sigma) for name in asked.against))
     made = make(store, graph.step(Census(sets, asked.seed), "data", Scale(workers=asked.readers)))
     told = made.json("census.json")
     page = asked.out
@@ -74,18 +79,26 @@ def data(words: list[str]) -> int:
     return 0
 
 
-def _set(store: Store, name: str, sigma: float | None) -> Set:
+def _set(store: Store, name: str, sigma: float | None = None, split: str = "", image: str = "") -> Set:
     """What a person called a set: something that can be read, or, if there is nothing of that name, an artifact."""
-    if name != "digits" and "://" not in name and not name.startswith("pipe:") and not os.path.exists(name):
+    if name != "digits" and "://" not in name and not name.startswith("pipe:") and not _on_disk(name):
         try:
             given = Given.find(store, name)
         except StoreError as error:
             raise ConfigError(f"{name} is neither a file or folder nor in the store ({error})") from error
         if "shards.npy" not in store.artifact(given.address).names():
             raise ConfigError(f"{name} is {given.address}, which holds no images: name a set of rows")
+        if split or image:
+            raise ConfigError(
+                f"{name} is a set in the store, all of which is taken: leave out --split and --image-column"
+            )
         return Stored(name, given)
-    source = source_of(name)
+    source = source_of(name, split=split, image=image)
     return Found(name, source, sigma, snapshot(source))
+
+
+def _on_disk(name: str) -> bool:
+    return os.path.exists(name) or glob.has_magic(name)
 
 
 def _line(name: str, one: dict) -> str:

@@ -10,15 +10,17 @@ import io
 import struct
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
+import fsspec
 import numpy as np
 from PIL import Image
 
-from pipeline.data.folders import MASK, SUFFIXES
-from pipeline.data.images import MAX_BYTES, BadImage, check_frames, header
+from pipeline.data.folders import MASK, SIGMA, SUFFIXES, number, read_beside
+from pipeline.data.images import MAX_BYTES, MAX_HELD, BadImage, check_frames, header
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import Piece, Raw, spans
 from pipeline.data.videos import VIDEOS, read_frames, survey
@@ -55,6 +57,10 @@ class Films(Windows):
     def film(self, name: str, at: int = -1) -> Iterator[Frame]:
         """The frames of one, from that of the time stamp `at` on, -1: from the first."""
 
+    def beside(self, name: str) -> Callable[[int], dict[str, Any]]:
+        """What is known of the damage of a film's clips, `Raw.damage` by a clip's number."""
+        return lambda number: {}
+
     def cut(self) -> Iterator[Piece]:
         """Short films together, long ones in ranges of clips."""
         names: list[str] = []
@@ -83,8 +89,10 @@ class Films(Windows):
             known = None if label < 0 else label
             number, frames = piece.start - 1, self.film(name, piece.at)
             try:
+                damage = self.beside(name)
                 for number, clip in enumerate(self.clips(frames, start, stop, shown(name)), piece.start):
-                    yield Raw(f"{name}-{number}", clip, known, f"clip {number} of {shown(name)}")
+                    text = f"clip {number} of {shown(name)}"
+                    yield Raw(f"{name}-{number}", clip, known, text, damage=damage(number))
             except BadImage as error:  # from here on, which is counted as one
                 yield Raw(f"{name}-{number + 1}", error, known, f"clip {number + 1} of {shown(name)}")
 
@@ -94,15 +102,19 @@ class Clips(Films):
     """Clips of the animations (GIF) and videos under `url`, or of every folder that holds still frames.
 
     A folder's frames are its images in the order of their names. The first level of folders names the classes where
-    there is more below it; the id of a clip is "<path of the film>-<number>".
+    there is more below it; the id of a clip is "<path of the film>-<number>". `damage` names what every film must have
+    of "mask" and "sigma": beside x.mp4, x.gif or the folder x lie x.mask.png, for all of its frames, and x.sigma; or
+    every frame in the folder has a mask of its own.
     """
 
     url: str
+    damage: tuple[str, ...] = ()
 
     def unread(self) -> dict[str, int]:
-        """What is neither a frame nor a film in the folder, where it is one."""
+        """What is neither a frame nor a film, nor taken from beside them, in the folder, where it is one."""
         fs, root = locate(self.url)
-        return unread(fs, root, _is_shown) if fs.isdir(root) else {}
+        beside = (MASK,) * ("mask" in self.damage) + (SIGMA,) * ("sigma" in self.damage)
+        return unread(fs, root, lambda name: _is_shown(name) or name.endswith(beside)) if fs.isdir(root) else {}
 
     def films(self) -> Iterator[Film]:
         """Animations, videos and folders of frames, by name."""
@@ -135,13 +147,39 @@ class Clips(Films):
             with reading(fs, path) as file:
                 yield from read_frames(file, shown(name), at, self.frames)
         elif fs.isdir(path):
-            here = listing(fs, path, lambda file: "/" not in file and _is_frame(file))
-            for file in (file for file in here if not file.lower().endswith(ANIMATIONS)):
+            for file in _stills(fs, path):
                 with reading(fs, inside(fs, path, file)) as frame:
                     yield frame.read(MAX_BYTES + 1)
         else:
             with reading(fs, path) as file:
                 yield from _animation(file.read(MAX_BYTES + 1), shown(name), self.frames)
+
+    def beside(self, name: str) -> Callable[[int], dict[str, Any]]:
+        """The masks of a clip's frames, or the film's, and its sigma."""
+        if not self.damage:
+            return super().beside(name)
+        fs, root = locate(self.url)
+        path = root if name == "." else inside(fs, root, name)
+        stems = [file.rpartition(".")[0] for file in _stills(fs, path)] if fs.isdir(path) else []
+        each = bool(stems) and fs.isfile(f"{path}/{stems[0]}{MASK}")
+        own = name if stems else name.rpartition(".")[0]
+        told = {
+            "mask": None if each else read_beside(fs, root, own, MASK),
+            "sigma": number(read_beside(fs, root, own, SIGMA)),
+        }
+
+        def of(clip: int) -> dict[str, Any]:
+            first = clip * self.step
+            here = stems[first : first + self.span : self.stride]
+            masks, held = [], 0
+            for stem in here if each else ():
+                masks.append(read_beside(fs, path, stem, MASK))
+                held += len(masks[-1] or b"")
+                if held > MAX_HELD:
+                    raise BadImage(f"The masks of clip {clip} of {shown(name)} take more than {MAX_HELD >> 20} MiB.")
+            return {kind: (told | ({"mask": tuple(masks)} if each else {}))[kind] for kind in self.damage}
+
+        return of
 
     def _file(self, name: str, label: int) -> Film:
         """The film in one file; of length 0 where that cannot be told, which reading will say."""
@@ -154,6 +192,12 @@ class Clips(Films):
                 return Film(name, label, _count(file.read(MAX_BYTES + 1), shown(name)))
             except BadImage:
                 return Film(name, label, 0)
+
+
+def _stills(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    """The frames of a film in a folder, in their order."""
+    here = listing(fs, folder, lambda file: "/" not in file and _is_frame(file))
+    return [file for file in here if not file.lower().endswith(ANIMATIONS)]
 
 
 def _is_frame(name: str) -> bool:

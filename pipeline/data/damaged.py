@@ -21,32 +21,31 @@ NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near a
 
 
 def operator_row(
-    damage: dict[str, Any], head: Header, shape: tuple[int, ...], name: str
+    damage: dict[str, Any], head: Header, shape: tuple[int, ...], name: str, declared: bool = False
 ) -> dict[str, np.ndarray | np.generic]:
     """The operator columns of one row of `shape` (C, *, H, W), from `Raw.damage` and the header of the image.
 
-    "mask" is packed bits of (1, *, H, W), True where seen, as `PixelMask` keeps it; "sigma" a float32.
+    "mask" is packed bits of (1, *, H, W), True where seen, as `PixelMask` keeps it; "sigma" a float32. `declared` says
+    that the whole set was seen through a known operator, which leaves no room for masks.
 
     Raises BadImage where a row's mask or sigma cannot be right, ValueError where the image was to be changed.
     """
-    if not damage:
+    if not (damage or declared):
         return {}
     if head.size != shape[-2:] or head.turned:
         turned = ", to be turned" if head.turned else ""
         raise ValueError(
             f"{name} was damaged before it arrived and is {head.size[0]}x{head.size[1]} pixels{turned}, where "
-            f"{shape[-2]}x{shape[-1]} were asked for: resizing or turning would falsify its mask and noise, so ask for "
-            "the size that it has and store it upright."
+            f"{shape[-2]}x{shape[-1]} were asked for: resizing or turning would falsify what is known of it, so ask "
+            "for the size that it has and store it upright."
         )
+    if declared and "mask" in damage:
+        raise ValueError(f"{name} has a mask, and an operator is declared for the whole set: keep one of the two.")
     if head.mode == "RGB" and shape[0] == 1:
         raise ValueError(f"{name} was damaged in colour; grey would change its noise, so take it in colour.")
     row: dict[str, np.ndarray | np.generic] = {}
     if "mask" in damage:
-        seen = _seen(damage["mask"], f"the mask of {name}")
-        if seen.shape != shape[-2:]:
-            raise BadImage(
-                f"The mask of {name} is {seen.shape[0]}x{seen.shape[1]} where the image is {shape[-2]}x{shape[-1]}."
-            )
+        seen = _seen(damage["mask"], f"the mask of {name}", head.size)
         if not seen.any():
             raise BadImage(f"The mask of {name} hides every pixel; seen pixels are True, or white in a picture.")
         row["mask"] = np.packbits(np.broadcast_to(seen, (1, *shape[1:])))
@@ -70,20 +69,30 @@ def _sigma(value: Any, name: str) -> float:
     return float(value)
 
 
-def _seen(mask: Any, name: str) -> np.ndarray:
-    """The bools (H, W) of an encoded image (bright = seen) or of an array or nested list (true or not 0 = seen)."""
+def _seen(mask: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
+    """The bools (H, W) of an encoded image (bright = seen) or of an array or nested list (true or not 0 = seen).
+
+    (T, H, W) of T of them, one for each frame of a clip.
+    """
+    if isinstance(mask, tuple):
+        return np.stack([_seen(one, f"frame {t} of {name}", size) for t, one in enumerate(mask)])
+    name = f"{name[0].upper()}{name[1:]}"
     if mask is None:
-        raise BadImage(f"{name[0].upper()}{name[1:]} is missing; give every row one, or none.")
+        raise BadImage(f"{name} is missing; give every row one, or none.")
     if isinstance(mask, bytes):
         head = header(mask, name)
-        pixels = decode(mask, name, "L")[0]
         if head.turned:
-            raise BadImage(f"{name[0].upper()}{name[1:]} is to be turned by its EXIF tag; save it upright.")
-        return pixels >= 128
-    try:
-        array = np.asarray(mask)
-    except ValueError:  # a list of lists of several lengths
-        array = np.empty(0, object)
-    if array.ndim != 2 or array.dtype.kind not in "biu" or (array.dtype.kind == "i" and (array < 0).any()):
-        raise BadImage(f"{name[0].upper()}{name[1:]} is no array (height, width) of bools.")
-    return array != 0
+            raise BadImage(f"{name} is to be turned by its EXIF tag; save it upright.")
+        shape, seen = head.size, None  # not decoded before its size is known to be right
+    else:
+        try:
+            array = np.asarray(mask)
+        except ValueError:  # a list of lists of several lengths
+            array = np.empty(0, object)
+        if array.ndim != 2 or array.dtype.kind not in "biu" or (array.dtype.kind == "i" and (array < 0).any()):
+            raise BadImage(f"{name} is no array (height, width) of bools.")
+        shape, seen = array.shape, array != 0
+    if shape != size:
+        here, there = ("x".join(map(str, sides)) for sides in (shape, size))
+        raise BadImage(f"{name} is {here} where the image is {there}.")
+    return decode(mask, name, "L")[0] >= 128 if seen is None else seen

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+import fsspec
+
 from pipeline.data.images import MAX_BYTES
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source
+from pipeline.data.splits import chosen
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MASK, SIGMA = ".mask.png", ".sigma"
@@ -27,6 +30,8 @@ MAX_TEXT = 1 << 20
 class Folder(Source):
     """Every image file under `url` whose relative path matches the shell `pattern` (whose * also crosses folders).
 
+    It must match `glob` as well where there is one (only whose ** crosses folders).
+
     `captions` takes captions ("" where there is none); `damage` names what every image must have of "mask" and "sigma".
     """
 
@@ -34,13 +39,16 @@ class Folder(Source):
     pattern: str = "*"
     captions: bool = False
     damage: tuple[str, ...] = ()
+    glob: str = ""
 
     def _wanted(self, relative: str) -> bool:
         mask = "mask" in self.damage and relative.lower().endswith(MASK)
         return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern) and not mask
 
     def unread(self) -> dict[str, int]:
-        """Files that match the pattern and are neither images nor what is taken from beside them."""
+        """Files that match the pattern and are neither images nor taken from beside them; a glob leaves none."""
+        if self.glob:
+            return {}
         fs, root = locate(self.url)
         stems = {name.rpartition(".")[0] for name in listing(fs, root, self._wanted)}
         beside = (".txt",) * self.captions + (MASK,) * ("mask" in self.damage) + (SIGMA,) * ("sigma" in self.damage)
@@ -57,6 +65,7 @@ class Folder(Source):
         if not fs.isdir(root):
             raise ValueError(f"{shown(self.url)} is not a folder; name the folder that the images are in.")
         files = listing(fs, root, self._wanted)
+        files = chosen(files, self.url, self.glob) if self.glob else files
         if not files:
             raise ValueError(
                 f"{shown(self.url)} has no images that match {self.pattern!r}; looked for {', '.join(SUFFIXES)}."
@@ -77,22 +86,23 @@ class Folder(Source):
             except PermissionError:
                 image = None
             name = shown(f"{self.url.rstrip('/')}/{relative}")
-            caption = _text(self._beside(relative, ".txt") or b"", name) if self.captions else None
+            stem = str(PurePosixPath(relative).with_suffix(""))
+            caption = _text(read_beside(fs, root, stem, ".txt") or b"", name) if self.captions else None
             damage: dict[str, bytes | float | str | None] = {}
             if "mask" in self.damage:
-                damage["mask"] = self._beside(relative, MASK)
+                damage["mask"] = read_beside(fs, root, stem, MASK)
             if "sigma" in self.damage:
-                damage["sigma"] = _number(self._beside(relative, SIGMA))
+                damage["sigma"] = number(read_beside(fs, root, stem, SIGMA))
             yield Raw(relative, image, None if label < 0 else label, name, caption, damage)
 
-    def _beside(self, relative: str, suffix: str) -> bytes | None:
-        """The file of the same stem with this suffix, None where there is none."""
-        fs, root = locate(self.url)
-        path = inside(fs, root, str(PurePosixPath(relative).with_suffix("")) + suffix)
-        if not fs.isfile(path):
-            return None
-        with reading(fs, path) as file:
-            return file.read(MAX_BYTES + 1)
+
+def read_beside(fs: fsspec.AbstractFileSystem, root: str, stem: str, suffix: str) -> bytes | None:
+    """The file of this stem, relative to the root, with this suffix; None where there is none."""
+    path = inside(fs, root, stem + suffix)
+    if not fs.isfile(path):
+        return None
+    with reading(fs, path) as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _text(data: bytes, name: str) -> str:
@@ -102,7 +112,7 @@ def _text(data: bytes, name: str) -> str:
         raise ValueError(f"The caption beside {name} is not UTF-8, or longer than 1 MiB; save it as such.") from error
 
 
-def _number(data: bytes | None) -> float | str | None:
+def number(data: bytes | None) -> float | str | None:
     """The number in a text, or the text where there is none, which is refused with the image."""
     if data is None:
         return None

@@ -22,16 +22,12 @@ from pipeline.data.windows import Windows
 class Frames(Windows):
     """Clips of the films in `rows`, whose texts in the column `clip` name them; ids "<file>/<film>-<number>".
 
-    A clip has the label and the caption of its first frame.
+    A clip has the label and the caption of its first frame, the masks of all of its frames, and the sigma that all of
+    them have.
     """
 
     rows: Parquet
     clip: str = "clip"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rows.mask or self.rows.sigma:
-            raise ValueError("Clips of frames with a mask or sigma cannot be made: take the frames as single images.")
 
     def urls(self) -> tuple[str, ...]:
         """Where the rows are."""
@@ -69,7 +65,11 @@ class Frames(Windows):
                 for number, clip in enumerate(self.clips(here, 0, high - low, called), low):
                     name = f"clip {number} of {called}"
                     images = tuple(raw.image for raw in clip if isinstance(raw.image, bytes))
-                    yield Raw(checked_id(f"{stem}/{film}-{number}", name), images, clip[0].label, name, clip[0].caption)
+                    damage = {kind: tuple(raw.damage[kind] for raw in clip) for kind in clip[0].damage}
+                    if len(sigmas := set(damage.get("sigma", ()))) == 1:
+                        damage["sigma"] = sigmas.pop()
+                    text = checked_id(f"{stem}/{film}-{number}", name)
+                    yield Raw(text, images, clip[0].label, name, clip[0].caption, damage)
             except BadImage as error:  # from here on, which is counted as one
                 name = f"clip {number + 1} of {called}"
                 yield Raw(checked_id(f"{stem}/{film}-{number + 1}", name), error, None, name)

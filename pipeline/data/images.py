@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -80,7 +80,7 @@ class Framing:
 class Header:
     """What a file says of its image: `mode` "L" or "RGB", `size` (H, W) once upright, Pillow's mode, many frames?
 
-    `turned` is whether it must be turned or mirrored to stand upright.
+    `turned` is whether it, or a frame of a clip, must be turned or mirrored to stand upright.
     """
 
     mode: str
@@ -93,7 +93,9 @@ class Header:
 def header(image: Stored, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     """Reads the header only, of a clip that of its first frame; raises BadImage as `decode` does."""
     if isinstance(image, tuple):
-        return header(image[0] if image else b"", name, max_pixels)
+        first = header(image[0] if image else b"", name, max_pixels)
+        stills = [frame for frame in image[1:] if isinstance(frame, bytes)]
+        return replace(first, turned=first.turned or any(header(still, name, max_pixels).turned for still in stills))
     picture = _opened(image, name, max_pixels)
     try:
         orientation = picture.getexif().get(ORIENTATION, 1)

@@ -56,6 +56,24 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, path.rstrip("/") or path
 
 
+def parted(url: str) -> tuple[str, str]:
+    """The folder before the first *, ? or [ of a URL, and the glob below it; (url, "") where it has none.
+
+    What exists under that very name is no glob.
+    """
+    found = re.search(r"[*?[]", url)
+    if found is None or "\0" in url or url.startswith("pipe:") or secret_in(url):
+        return url, ""
+    try:
+        fs, path = url_to_fs(url)
+        if fs.exists(path):
+            return url, ""
+    except (ImportError, ValueError):
+        return url, ""  # which `locate` explains
+    cut = url.rfind("/", 0, found.start()) + 1
+    return url[:cut] if url[:cut].endswith("://") else url[:cut].rstrip("/") or "/", url[cut:]
+
+
 def reading(fs: fsspec.AbstractFileSystem, path: str) -> IO[bytes]:
     """The file, open for reading bytes."""
     return cast("IO[bytes]", fs.open(path, "rb"))

@@ -21,6 +21,7 @@ from pipeline.data.images import MAX_BYTES
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.shards import METADATA
 from pipeline.data.source import Piece, Raw, Source, checked_id, checked_label, spans
+from pipeline.data.splits import chosen
 from pipeline.data.tars import INFLATION
 
 BATCH = 64  # rows in memory, at most
@@ -36,6 +37,9 @@ class Parquet(Source):
     where there is one, "" none at all. Without ids a row is "<path without suffix>-<row in file>". `caption` (texts),
     `mask` (encoded images or lists of lists, what is seen being white or true) and `sigma` (numbers) name columns that
     are taken too, "" none: `source_of` fills them in where it sees columns of these names.
+
+    `glob` keeps the files whose relative path matches (** crosses folders), `split` those of one split; with neither,
+    files of several splits are refused.
     """
 
     url: str
@@ -45,6 +49,8 @@ class Parquet(Source):
     caption: str = ""
     mask: str = ""
     sigma: str = ""
+    glob: str = ""
+    split: str = ""
 
     def cut(self) -> Iterator[Piece]:
         """Whole row groups up to a piece's size, larger ones in ranges; every file's schema is checked on the way."""
@@ -108,18 +114,29 @@ class Parquet(Source):
             yield Raw(text, encoded[i].as_py() or b"", number, name, said, damage)
 
     def noticed(self) -> Parquet:
-        """This, with the columns that hold captions, masks and sigmas by name and by type in the first file."""
+        """This, with the columns that hold captions, masks and sigmas by name and by type in the first file.
+
+        Where none is called "image", the only one that can hold images is taken.
+        """
         schema = self.schema()
         usual = {"caption": ("caption", "text"), "mask": ("mask",), "sigma": ("sigma",)}
         found = {
             field: next((n for n in names if n in schema.names and _usable(schema.field(n).type, field)), "")
             for field, names in usual.items()
         }
+        if self.image == "image" and "image" not in schema.names:
+            able = [field.name for field in schema if field.name != "mask" and _usable(field.type, "image")]
+            if len(able) > 1:
+                raise ValueError(
+                    f"{shown(self.url)} has the columns {shown(', '.join(schema.names))}, of which "
+                    f"{shown(' and '.join(able))} may be the images: choose one with --image-column."
+                )
+            found["image"] = able[0] if able else "image"
         return replace(self, **found)
 
     def schema(self) -> pa.Schema:
         """The columns of the first file."""
-        with self._opened(self.files()[0]) as (parquet, _):
+        with self._file(self.files()[0]) as parquet:
             return parquet.schema_arrow
 
     def values(self, file: str, column: str) -> Iterator[Any]:
@@ -130,23 +147,28 @@ class Parquet(Source):
                     yield from batch.column(0).to_pylist()
 
     def unread(self) -> dict[str, int]:
-        """What is no parquet in the folder, where it is one."""
+        """What is no parquet in the folder, where it is one and all of it was asked for."""
         fs, root = locate(self.url)
-        return unread(fs, root, _is_parquet) if fs.isdir(root) else {}
+        return unread(fs, root, _is_parquet) if fs.isdir(root) and not self.glob else {}
 
     def files(self) -> list[str]:
         """Paths relative to the folder named by `url`, or to the folder of the one file that it names."""
         fs, root = locate(self.url)
         if not fs.isdir(root):
-            return [PurePosixPath(root).name]
+            return chosen([PurePosixPath(root).name], self.url, self.glob, self.split)
         files = listing(fs, root, _is_parquet)
         if not files:
             raise ValueError(f"{shown(self.url)} has no .parquet files; name a folder that has some.")
-        return files
+        return chosen(files, self.url, self.glob, self.split)
 
     @contextmanager
     def _opened(self, file: str) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
         """The open file and the names of its image, label and id columns, "" for one that is not used."""
+        with self._file(file) as parquet:
+            yield parquet, self._columns(parquet.schema_arrow, file)
+
+    @contextmanager
+    def _file(self, file: str) -> Iterator[pq.ParquetFile]:
         fs, root = locate(self.url)
         path = inside(fs, root, file) if fs.isdir(root) else root
         try:
@@ -154,7 +176,7 @@ class Parquet(Source):
                 reading(fs, path) as handle,
                 pq.ParquetFile(handle, pre_buffer=False, buffer_size=1 << 20) as parquet,
             ):
-                yield parquet, self._columns(parquet.schema_arrow, file)
+                yield parquet
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk or the network, not the file: worth another try
@@ -165,8 +187,8 @@ class Parquet(Source):
         if METADATA in (schema.metadata or {}):
             raise ValueError(f"{shown(file)} is a kintsugi shard already; give it to the next stage as it is.")
         names = [self.image]
-        for chosen, usual in ((self.label, "label"), (self.id, "id")):
-            names.append((usual if usual in schema.names else "") if chosen is None else chosen)
+        for named, usual in ((self.label, "label"), (self.id, "id")):
+            names.append((usual if usual in schema.names else "") if named is None else named)
         names += [self.caption, self.mask, self.sigma]
         for field, column in zip(KINDS, names):
             if column and schema.names.count(column) != 1:
@@ -174,12 +196,12 @@ class Parquet(Source):
                 hint = f"did you mean {near[0]!r}" if near else "none is near"
                 raise ValueError(
                     f"{shown(file)} does not have one column {column!r}; it has {', '.join(schema.names)} ({hint}); "
-                    f"set {field}=<column>."
+                    f"{_how(field)}."
                 )
             if column and not _usable(schema.field(column).type, field):
                 raise ValueError(
                     f"Column {column!r} of {shown(file)} holds {schema.field(column).type}, not {KINDS[field]}; "
-                    f"set {field}=<column>."
+                    f"{_how(field)}."
                 )
         return names
 
@@ -192,6 +214,10 @@ KINDS = {
     "mask": "encoded images or lists of lists",
     "sigma": "numbers",
 }
+
+
+def _how(field: str) -> str:
+    return f"set {field}=<column>" + f", or --{field}-column" * (field in ("image", "label", "caption"))
 
 
 def _chunks(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[str, int, int, bool]]:

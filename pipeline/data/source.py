@@ -46,8 +46,8 @@ class Raw:
     An array of floats is one that has values which are not finite, and is refused for it where it is decoded.
     A tuple of these is a clip, frame by frame. None is an image that may not be read, which spoils only itself, as does
     one in whose place there is a BadImage that says why. `name` is what an error calls it. `damage` is what is known of
-    a row that was damaged before it arrived: "mask", an encoded image or an array (H, W), and "sigma", a number; not
-    checked yet.
+    a row that was damaged before it arrived: "mask", an encoded image or an array (H, W), of a clip one for all frames
+    or a tuple of them, and "sigma", a number; not checked yet.
     """
 
     id: str

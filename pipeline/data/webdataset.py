@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.data.folders import SUFFIXES
 from pipeline.data.listing import inside, listing, locate, shown, unread
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_id, checked_label, spans
+from pipeline.data.splits import chosen
 from pipeline.data.tars import TARS, members, packed
 
 MAX_TEXT = 1 << 20  # of a label, a caption or a .json
@@ -32,12 +33,15 @@ class WebDataset(Source):
     """Samples of the archives under `url`, a .tar, .tar.gz or .tgz or a folder of them; ids "<archive>/<sample>".
 
     `captions` takes captions ("" where a sample has none); `damage` names what every sample must have of "mask" and
-    "sigma". Both are off unless asked for; `source_of` asks for what the first sample has.
+    "sigma". Both are off unless asked for; `source_of` asks for what the first sample has. `glob` and `split` choose
+    archives as they do files of `Parquet`.
     """
 
     url: str
     captions: bool = False
     damage: tuple[str, ...] = ()
+    glob: str = ""
+    split: str = ""
 
     def cut(self) -> Iterator[Piece]:
         """Ranges of samples; every header of every archive is checked on the way."""
@@ -61,9 +65,9 @@ class WebDataset(Source):
             yield self._raw(checked_id(f"{stem}/{key}", shown(key)), parts, f"{shown(key)} in {shown(file)}")
 
     def unread(self) -> dict[str, int]:
-        """What is no archive in the folder, where it is one."""
+        """What is no archive in the folder, where it is one and all of it was asked for."""
         fs, root = locate(self.url)
-        return unread(fs, root, lambda name: name.lower().endswith(TARS)) if fs.isdir(root) else {}
+        return unread(fs, root, lambda name: name.lower().endswith(TARS)) if fs.isdir(root) and not self.glob else {}
 
     def has(self) -> tuple[bool, tuple[str, ...]]:
         """Whether the first sample has a caption, and what it says of damage."""
@@ -90,11 +94,11 @@ class WebDataset(Source):
     def _files(self) -> list[str]:
         fs, root = locate(self.url)
         if not fs.isdir(root):
-            return [PurePosixPath(root).name]
+            return chosen([PurePosixPath(root).name], self.url, self.glob, self.split)
         files = listing(fs, root, lambda name: name.lower().endswith(TARS))
         if not files:
             raise ValueError(f"{shown(self.url)} has no archives; looked for {', '.join(TARS)}.")
-        return files
+        return chosen(files, self.url, self.glob, self.split)
 
     def _samples(
         self, file: str, start: int, stop: int = 0, at: int = 0

@@ -85,6 +85,12 @@ class Windows(Source):
 
 
 def _bytes(frame: object) -> int:
-    """How much memory a frame, or a row with one, takes."""
-    image = getattr(frame, "image", frame)
-    return image.nbytes if isinstance(image, np.ndarray) else len(image) if isinstance(image, bytes) else 0
+    """How much memory a frame, or a row with one and its mask, takes."""
+    damage = getattr(frame, "damage", {})
+    return sum(map(_size, (getattr(frame, "image", frame), damage.get("mask"))))
+
+
+def _size(part: object) -> int:
+    if isinstance(part, list):  # of lists, 8 bytes for each of their items
+        return 8 * sum(len(row or ()) for row in part)
+    return part.nbytes if isinstance(part, np.ndarray) else len(part) if isinstance(part, bytes) else 0

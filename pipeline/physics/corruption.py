@@ -47,6 +47,14 @@ class Corruption(ABC):
         """The shape of A x0, the same for every draw."""
         return shape
 
+    def in_shape(self, out: Shape) -> Shape:
+        """The shape of the x0 of which A x0 has the shape `out`, for a corruption that draws nothing."""
+        return out
+
+    def linear(self, v: Tensor) -> Tensor:
+        """The measurement in pictures v (B, *out), as a viewer sees it in [-1, 1], likewise."""
+        return v
+
     @property
     def noiseless(self) -> bool:
         """Whether what is measured is A x0 itself."""
@@ -106,6 +114,22 @@ class Through(Corruption):
             name = type(self.map).__name__
             raise ValueError(f"Through({name}) was made for images of shape {self.map.in_shape}, got {shape}.")
         return self.map.out_shape
+
+    def in_shape(self, out: Shape) -> Shape:
+        return self.map.in_shape
+
+    def linear(self, v: Tensor) -> Tensor:
+        """v, or where A makes white larger than a picture can hold, as `Pool` does, v times that."""
+        white = self.map(torch.ones(1, *self.map.in_shape, dtype=torch.float64))
+        most = float(white.max())
+        if most <= 1.001 and white.min() >= -1.001:
+            return v
+        if not torch.allclose(white, torch.full_like(white, most)):
+            raise ValueError(
+                f"{type(self.map).__name__} shows white as {float(white.min()):.3g} to {most:.3g}, so that pictures of "
+                "it cannot be told from its measurements: scale the map to at most 1."
+            )
+        return v * most
 
 
 def column(rows: Mapping[str, np.ndarray], name: str, width: int) -> np.ndarray:

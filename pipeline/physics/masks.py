@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -102,6 +103,43 @@ class PixelMask(Corruption):
         packed = column(rows, "mask", width=-(-pixels // 8))
         bits = np.unpackbits(packed.astype(np.uint8, copy=False), axis=1, count=pixels)
         return Masked(shape, torch.from_numpy(bits.astype(bool)).reshape(-1, *mask_shape))
+
+
+@dataclass(frozen=True)
+class FixedMask(Corruption):
+    """Of every image the same pixels are hidden: `lines` are H texts of W characters, 1 where seen and 0 where not.
+
+    Images are (..., H, W); every channel and frame is hidden alike. The mask itself is the configuration, so that
+    another one has another fingerprint.
+    """
+
+    lines: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lines or len({len(line) for line in self.lines}) > 1 or set().union(*self.lines) - {"0", "1"}:
+            raise ValueError('FixedMask needs lines of one length, each of "0" and "1", such as ("0110", "1111").')
+        if not any("1" in line for line in self.lines):
+            raise ValueError("FixedMask hides every pixel; seen ones are 1.")
+
+    @classmethod
+    def read(cls, path: str | Path, noise: float = 0.0) -> FixedMask:
+        """The mask in a picture: bright pixels are seen."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            seen = np.asarray(image.convert("L")) >= 128
+        return cls(tuple("".join("01"[int(bit)] for bit in line) for line in seen), noise=noise)
+
+    def draw(self, shape: Shape, key: Key) -> Row:
+        return {}
+
+    def at(self, rows: Mapping[str, np.ndarray], shape: Shape) -> LinearMap:
+        size = (len(self.lines), len(self.lines[0]))
+        if len(shape) < 2 or tuple(shape[-2:]) != size:
+            raise ValueError(f"FixedMask is {size[0]} x {size[1]} and cannot hide pixels of images of shape {shape}.")
+        seen = torch.tensor([[bit == "1" for bit in line] for line in self.lines])
+        return Masked(shape, seen.reshape(1, *(1,) * (len(shape) - 2), *size))
 
 
 @dataclass(frozen=True)

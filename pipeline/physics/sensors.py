@@ -110,6 +110,12 @@ class Measured(Corruption):
     def out_shape(self, shape: Shape) -> Shape:
         return self.of.out_shape(shape)
 
+    def in_shape(self, out: Shape) -> Shape:
+        return self.of.in_shape(out)
+
+    def linear(self, v: Tensor) -> Tensor:
+        return self.of.linear(v)
+
     def simulate(self, x0: Tensor, rows: Mapping[str, np.ndarray], key: Key) -> Tensor:
         return self.measure(self.of.simulate(x0, rows, key), key)
 

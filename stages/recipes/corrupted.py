@@ -7,7 +7,8 @@ from pipeline.data.sources import source_of
 from pipeline.data.windows import Windows
 from pipeline.graph import Scale, Step, step
 from pipeline.physics.conditions import Condition
-from pipeline.physics.corruption import Corruption, Noisy
+from pipeline.physics.corruption import Clean, Corruption, Noisy, Through
+from pipeline.physics.linear import LinearMap
 from stages.census import Census
 from stages.conditions import Told, Worsen
 from stages.corrupt import Corrupt, Part
@@ -18,7 +19,12 @@ from stages.sets import Stored
 
 def corrupted(
     data: str = "digits",
-    corruption: Corruption = Noisy(noise=0.5),
+    split: str = "",
+    image_column: str = "",
+    label_column: str = "",
+    caption_column: str = "",
+    corruption: Corruption | None = None,
+    seen_through: Corruption | LinearMap | None = None,
     label_condition: Condition | None = None,
     caption_condition: Condition | None = None,
     first: int = 0,
@@ -37,8 +43,14 @@ def corrupted(
     """Ingest images, corrupt each by a draw that its id decides, and show what became of them.
 
     Args:
-        data: "digits", a folder of images, videos or archives, or a file of them; any fsspec URL.
-        corruption: what happens to the images, such as {is: pipeline.physics.corruption.Noisy, noise: 0.5}.
+        data: "digits", a folder of images, videos or archives, or a file of them; any fsspec URL, or a glob.
+        split: which of its files to take, such as train, where their names say of which split they are.
+        image_column: the column of parquet that has the images; found if not given, where only one can be.
+        label_column: the one that has the labels; "label" if not given and there.
+        caption_column: the one that has the captions; "caption" or "text" if not given and there.
+        corruption: what happens to the images; {is: pipeline.physics.corruption.Noisy, noise: 0.5} if not given.
+        seen_through: what all of them went through before they arrived, such as
+            {is: pipeline.physics.views.Pool, shape: [3, 64, 64], size: 2}; then nothing more happens to them.
         label_condition: how labels are told wrong, such as {is: pipeline.physics.conditions.Swap, ratio: 0.1}.
         caption_condition: how captions are told wrong, such as {is: pipeline.physics.conditions.TokenRemoval,
             ratio: 0.2}.
@@ -57,16 +69,20 @@ def corrupted(
         seed: of the choice of images, of the corruption and of what is told wrong.
         readers: how many processes read and corrupt images.
     """
-    source = source_of(data, frames, stride)
+    source = source_of(data, frames, stride, split, image_column, label_column, caption_column)
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
     clip = (source.frames,) if isinstance(source, Windows) else ()
     shape = (1 if grey else 3, *clip, *(own if size is None else (size, size)))
+    known = Through(seen_through) if isinstance(seen_through, LinearMap) else seen_through
+    if corruption is None:
+        corruption = Noisy(noise=0.5) if known is None else Clean()
+    elif known is not None and not isinstance(corruption, Clean):
+        raise ValueError("these images are declared to be damaged already (seen_through): leave out corruption")
     corruption.out_shape(shape)
     wide = Scale(workers=readers)
-    full = step(
-        Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source)), "ingest", wide
-    )
+    taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source), known)
+    full = step(taken, "ingest", wide)
     conditions = [(Told.LABEL, label_condition), (Told.CAPTION, caption_condition)]
     wanted = [(told, condition) for told, condition in conditions if condition is not None]
     made = step(Corrupt(full, Part(first, count, seed), corruption, seed), "data/images" if wanted else "data", wide)

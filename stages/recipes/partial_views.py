@@ -44,6 +44,10 @@ class Named:
 
 def partial_views(
     data: str = "digits",
+    split: str = "",
+    image_column: str = "",
+    label_column: str = "",
+    caption_column: str = "",
     clean: int = 96,
     per_view: int = 430,
     held_out: float = 0.1,
@@ -79,7 +83,12 @@ def partial_views(
     """Train a diffusion model from partial views and a few full images, and compare it with what those few give.
 
     Args:
-        data: "digits", or a folder of images, a parquet file or folder, an .npy or .npz file; any fsspec URL.
+        data: "digits", or a folder of images, a parquet file or folder, an .npy or .npz file; any fsspec URL, or a
+            glob.
+        split: which of its files to take, such as train, where their names say of which split they are.
+        image_column: the column of parquet that has the images; found if not given, where only one can be.
+        label_column: the one that has the labels; "label" if not given and there.
+        caption_column: the one that has the captions; "caption" or "text" if not given and there.
         clean: how many images are seen whole.
         per_view: how many images each view has; no image is in two sets.
         held_out: the share of the full images that trains no part of the composed model and measures its parts instead.
@@ -113,7 +122,7 @@ def partial_views(
         ceiling_fit: how the ceiling is trained.
         residual: what regularises the residual.
     """
-    source = source_of(data)
+    source = source_of(data, split=split, image=image_column, label=label_column, caption=caption_column)
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
     shape = (1 if grey else 3, *(own if size is None else (size, size)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import BAD, Quiet, Silent, pixels, png
+from doubles import BAD, Quiet, Silent, Tracked, pixels, png
 
 from pipeline import graph
 from pipeline.engine import cluster, track
@@ -103,3 +103,11 @@ def here(monkeypatch):
     monkeypatch.setattr("pipeline.engine.shards.each", in_process)
     monkeypatch.setattr("pipeline.engine.tasks.each", in_process)
     return lambda target, store: graph.run(target, store, lambda step: contextlib.nullcontext(Quiet()), (2, 0))
+
+
+@pytest.fixture
+def alone(kintsugi, here, monkeypatch):
+    """The command line without Ray and MLflow."""
+    monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((2.0, 0.0)))
+    monkeypatch.setattr(track, "Tracking", Tracked)
+    return kintsugi

@@ -49,6 +49,22 @@ class Quiet:
     card = picture
 
 
+class Tracked(Quiet):
+    """A tracker for all steps."""
+
+    def __init__(self, *ignored):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        return None
+
+    def run(self, step):
+        return contextlib.nullcontext(self)
+
+
 def png(pixels: np.ndarray) -> bytes:
     """A picture's file."""
     buffer = io.BytesIO()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 import yaml
-from doubles import Quiet, pixels, png
+from doubles import pixels, png
 from PIL import Image
 
 from pipeline import config
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.data.sources import Folder
-from pipeline.engine import cluster, track
 from pipeline.graph import step
 from pipeline.physics.conditions import ClassMap, Swap, Symmetric, TokenRemoval
 from pipeline.physics.corruption import Corruption, Noisy
@@ -32,30 +29,6 @@ NOISY, MASK = "{is: pipeline.physics.corruption.Noisy, noise: 0.59}", "{is: pipe
 MIXTURE = f"{{is: pipeline.physics.mixture.Mixture, parts: [[0.7, {NOISY}], [0.3, {MASK}]]}}"
 JPEG = "{is: pipeline.physics.blackbox.BlackBox, filter: {is: pipeline.physics.blackbox.Jpeg, quality: 10}}"
 SWAP = "{is: pipeline.physics.conditions.Swap, ratio: 0.5}"
-
-
-class Tracked(Quiet):
-    """A tracker for all steps."""
-
-    def __init__(self, *ignored):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *raised):
-        return None
-
-    def run(self, step):
-        return contextlib.nullcontext(self)
-
-
-@pytest.fixture
-def alone(kintsugi, here, monkeypatch):
-    """The command line without Ray and MLflow."""
-    monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((2.0, 0.0)))
-    monkeypatch.setattr(track, "Tracking", Tracked)
-    return kintsugi
 
 
 @pytest.fixture

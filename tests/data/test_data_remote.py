@@ -171,6 +171,57 @@ def test_a_data_set_of_the_hub_is_its_parquet_files(tmp_path: Path, monkeypatch,
     assert rows.caption == ("a", "b", "c") * 2
 
 
+def mixed(put: Callable[[str, bytes], None]) -> None:
+    """A data set as the hub has them: two splits in `data/`, a column called "img", several labels."""
+    struct = [{"bytes": png(u), "path": f"{i}.png"} for i, u in enumerate(U)]
+    for name, part in {
+        "train-00000-of-00002": (0, 2),
+        "train-00001-of-00002": (2, 4),
+        "test-00000-of-00001": (4, 6),
+    }.items():
+        file = io.BytesIO()
+        start, stop = part
+        pq.write_table(pa.table({"img": struct[start:stop], "fine_label": list(range(start, stop))}), file)
+        put(f"data/{name}.parquet", file.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["file", "memory", "s3", "hf"])
+def test_a_split_a_glob_and_columns_are_chosen_anywhere(kind, request, tmp_path: Path, monkeypatch, ingested, refused):
+    if kind == "hf":
+        monkeypatch.setattr(Stand, "home", str(tmp_path))
+        monkeypatch.setitem(REGISTRY, "hf", Stand)
+    places = {"file": f"file://{tmp_path}/set", "memory": "memory://hub/set", "hf": "hf://datasets/owner/name"}
+    base = f"s3://{request.getfixturevalue('s3')}/set" if kind == "s3" else places[kind]
+    fs, root = fsspec.url_to_fs(base)
+
+    def put(name: str, data: bytes) -> None:
+        fs.makedirs(f"{root}/data", exist_ok=True)
+        fs.pipe_file(f"{root}/{name}", data)
+
+    mixed(put)
+    with refused(base, "has the splits test, train"):
+        source_of(base)
+    with refused("'validation'", "it has test, train"):
+        source_of(base, split="validation")
+    trained = source_of(base, split="train", label="fine_label")
+    found = [
+        trained,
+        *(source_of(f"{base}/{glob}", label="fine_label") for glob in ("**/train-*.parquet", "data/train*")),
+    ]
+    for source in found:
+        rows = ingested(source, (1, 4, 5))
+        np.testing.assert_array_equal(rows.images[:, 0], U[:4])
+        assert rows.label.tolist() == [0, 1, 2, 3]
+        assert from_json(Source, json.loads(json.dumps(to_json(source, Source)))) == source
+    assert {text.split("/")[-1] for text in ingested(trained, (1, 4, 5)).ids} == {
+        f"train-0000{part}-of-00002-{row}" for part in (0, 1) for row in (0, 1)
+    }
+    before = snapshot(trained)
+    put("data/train-00001-of-00002.parquet", b"")
+    fs.invalidate_cache()
+    assert snapshot(trained) != before
+
+
 @pytest.mark.parametrize(
     ("url", "module", "package"),
     [

@@ -8,7 +8,7 @@ from pipeline.physics.blackbox import BlackBox, Gamma
 from pipeline.physics.boxes import Boxes, FixedBox, KeepPatch, Subtitle
 from pipeline.physics.corruption import Clean, Corruption, Noisy, Through
 from pipeline.physics.linear import Identity, LinearMap, Shape
-from pipeline.physics.masks import BoxMask, LineMask, Masked, PixelMask
+from pipeline.physics.masks import BoxMask, FixedMask, LineMask, Masked, PixelMask
 from pipeline.physics.mixture import Mixture, Routed
 from pipeline.physics.sensors import Measured, Poisson, Quantised
 from pipeline.physics.views import Pool
@@ -45,6 +45,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, Shape]] = {
     "boxes": (Boxes(3, 0.1, 0.5), COLOUR),
     "boxes in a clip": (Boxes(2, 0.25, 0.5, noise=0.1), CLIP),
     "fixed box": (FixedBox(1, 2, 2, 3, noise=0.1), COLOUR),
+    "fixed mask": (FixedMask(("011010", "111111", "100001", "010101"), noise=0.1), COLOUR),
     "keep patch": (KeepPatch(0.3, 0.7, noise=0.1), COLOUR),
     "subtitle": (Subtitle(), IMAGE),
     "subtitle of a clip": (Subtitle(0.25, 0.5, noise=0.1), CLIP),
