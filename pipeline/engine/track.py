@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import os
+import random
 import re
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from typing import Any
 from pipeline import config
 from pipeline.graph import Step
 from pipeline.identity import dumps
+from pipeline.lease import Lease
+from pipeline.place import Place
 from pipeline.store import Store, slug
 
 log = logging.getLogger("kintsugi")
@@ -62,7 +65,8 @@ class Tracking:
         for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = default_uri(store)
-        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
+        with _alone(store.place) if self.uri.startswith("sqlite:") else contextlib.nullcontext():
+            self.client = mlflow.MlflowClient(tracking_uri=self.uri)
         self.listen = listen
         self._name = experiment
         self._artifacts = f"{store.url}/mlflow" if store.place.is_local else None
@@ -200,6 +204,17 @@ class Run:
             self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]
             self._last[key] = max(seen, self._last.get(key, -1))
         self._id = run_id
+
+
+@contextlib.contextmanager
+def _alone(place: Place) -> Iterator[None]:
+    """One run of a store at a time: MLflow takes no lock while it makes a new database's tables, or renews old ones."""
+    home = place / "mlflow-lease"
+    while not (lease := Lease.claim(home)).ours:
+        time.sleep(0.2 * random.uniform(0.5, 1.5))
+    with lease:
+        yield
+        home.remove(lease.attempt)
 
 
 def _key(path: str) -> str:

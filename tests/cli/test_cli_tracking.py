@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
+import time
 from types import SimpleNamespace
 
 import mlflow
@@ -170,3 +172,21 @@ def test_the_database_of_a_local_store_is_quiet_and_keeps_the_run(tmp_path, monk
     assert found.info.status == "FINISHED"
     assert [point.step for point in client.get_metric_history(found.info.run_id, "loss")] == [5, 10]
     assert capfd.readouterr().err == ""
+
+
+def test_runs_that_begin_together_make_the_database_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    inside, met = threading.Lock(), []
+
+    def client(tracking_uri):
+        met.append(not inside.acquire(blocking=False))
+        time.sleep(0.05)
+        inside.release()
+
+    monkeypatch.setattr(mlflow, "MlflowClient", client)
+    store = Store(str(tmp_path))
+    threads = [threading.Thread(target=Tracking, args=(store, "recipe")) for _ in range(3)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert met == [False] * 3
+    assert store.place.names() == []
