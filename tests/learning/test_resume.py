@@ -77,6 +77,10 @@ def test_a_run_cut_after_any_step_goes_on_as_if_it_were_not(whole, tmp_path, cut
     assert metrics == told
     assert second.state.meta() == want.meta()
     assert same(second.state.tensors(), want.tensors())
+    assert len(want.averages) == 3
+    for (_, mine), (_, theirs) in zip(second.state.averages, want.averages, strict=True):
+        assert same(mine.state_dict(), theirs.state_dict())
+    assert same(second.state.weight.state_dict(), want.weight.state_dict())
 
 
 def test_what_is_saved_is_the_moment_at_which_saving_was_asked_for(tmp_path, monkeypatch):
