@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import queue
 import threading
 import time
@@ -22,6 +21,7 @@ from . import config
 from .identity import canonical, fingerprint
 from .lease import Lease
 from .place import Place
+from .scale import Scale
 from .schedule import Event, Schedule, StepFailed
 from .store import Artifact, Store, StoreError, slug
 
@@ -40,24 +40,6 @@ class Tracker(Protocol):
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON document, e.g. how a number was measured."""
         ...
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Where and how wide a step runs: `workers` processes of `cpus` cores and `gpus` devices each. No identity."""
-
-    workers: int = 1
-    cpus: float = 1
-    gpus: float = 0
-
-    def __post_init__(self) -> None:
-        if self.workers < 1 or not 0 < self.cpus < math.inf or not 0 <= self.gpus < math.inf:
-            raise ValueError(f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs: give at least one")
-
-    @property
-    def total(self) -> tuple[float, float]:
-        """(cores, devices) that all workers take together."""
-        return self.workers * self.cpus, self.workers * self.gpus
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,
+        bf16=stage.fit.bf16,
     )
 
 

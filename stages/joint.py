@@ -111,6 +111,7 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,
+        bf16=stage.fit.bf16,
     )
 
 

@@ -29,7 +29,9 @@ from pipeline.learning.course import Course
 from pipeline.learning.ema import EMA
 from pipeline.learning.loop import Clock
 from pipeline.learning.optim import AdamW, Cosine
+from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.state import State
+from pipeline.learning.weighting import LevelWeight
 from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
@@ -52,6 +54,9 @@ class Fit:
             that arrived with an image no longer white: such sets are refused.
         dihedral: whether images are turned and mirrored at random; fit for noisy ones too, not for views that have a
             place.
+        bf16: whether the network computes in bfloat16 while it is trained (weights, averages and results: float32).
+        weigh_levels: whether the weight of each noise level is learned too, so that all come to count alike.
+        posthoc: averages to keep from which those of any width are made afterwards (stages/average.py).
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
     """
 
@@ -64,6 +69,9 @@ class Fit:
     shift: int = 0
     dihedral: bool = False
     memory: float = 4.0
+    bf16: bool = False
+    weigh_levels: bool = False
+    posthoc: PostHoc | None = None
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
@@ -78,7 +86,7 @@ class Fit:
     def state(self, model: nn.Module) -> State:
         """A run's beginning."""
         optim = replace(self.optim, schedule=Cosine(self.images)) if self.cosine else self.optim
-        return State.create(model, optim, self.ema)
+        return State.create(model, optim, self.ema, self.posthoc, LevelWeight() if self.weigh_levels else None)
 
     @property
     def clock(self) -> Clock:
@@ -87,8 +95,10 @@ class Fit:
 
     @property
     def cadence(self) -> Cadence:
-        """Fifty posts and five checkpoints in a run."""
-        return Cadence(post=max(self.batch, self.images // 50), checkpoint=max(self.batch, self.images // 5))
+        """Fifty posts and five checkpoints in a run, and the averages to be kept."""
+        kept = max(self.batch, self.images // self.posthoc.snapshots) if self.posthoc else None
+        post, checkpoint = (max(self.batch, self.images // times) for times in (50, 5))
+        return Cadence(post=post, checkpoint=checkpoint, averages=kept)
 
 
 @dataclass(frozen=True)
@@ -156,6 +166,7 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,
+        bf16=stage.fit.bf16,
     )
 
 

@@ -17,18 +17,19 @@ CEILING = 300
 BELOW_PHYSICS = {"identity", "keys"}
 BELOW_OBJECTIVES = {"diffusion", "backbones", "physics"} | BELOW_PHYSICS
 BELOW_LEARNING = {"objectives", "config", "place"} | BELOW_OBJECTIVES
-BELOW_ENGINE = {"learning", "data", "metrics", "graph", "store", "artifact", "lease"} | BELOW_LEARNING
+BELOW_ENGINE = {"learning", "data", "metrics", "graph", "scale", "store", "artifact", "lease"} | BELOW_LEARNING
 MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itself
     "pipeline": set(),
     "identity": set(),
     "keys": set(),
     "place": set(),
     "config": {"identity"},
+    "scale": set(),
     "lease": {"place"},
     "artifact": {"lease", "place", "config"},
     "store": {"artifact", "lease", "place", "config", "identity"},
     "schedule": {"store", "lease"},
-    "graph": {"schedule", "store", "lease", "place", "config", "identity"},
+    "graph": {"schedule", "scale", "store", "lease", "place", "config", "identity"},
     "physics": BELOW_PHYSICS,
     "backbones": {"physics"} | BELOW_PHYSICS,
     "diffusion": {"backbones", "physics"} | BELOW_PHYSICS,
@@ -40,7 +41,7 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "stages": {"engine"} | BELOW_ENGINE,
     "recipes": {"stages", "engine"} | BELOW_ENGINE,
 }
-WITHOUT_TORCH = {"pipeline", "identity", "config", "place", "lease", "artifact", "store", "schedule", "graph"}
+WITHOUT_TORCH = {"pipeline", "identity", "config", "place", "lease", "artifact", "store", "scale", "schedule", "graph"}
 CLUSTER = {"ray", "mlflow"}
 
 

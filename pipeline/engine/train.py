@@ -21,12 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.engine import cluster
 from pipeline.graph import Context, Scale
+from pipeline.learning.averages import written
+from pipeline.learning.background import Background
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.course import Course
 from pipeline.learning.loop import Every, Metrics
+from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
 from pipeline.place import Place
 
@@ -39,11 +43,12 @@ Save = Callable[[State], dict[str, bytes]]
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often, in images: posts to the tracker and checkpoints. `failures` is how many restarts are allowed."""
+    """How often, in images: posts to the tracker, checkpoints, averages kept. `failures`: restarts that are allowed."""
 
     post: int
     checkpoint: int
     failures: int = 3
+    averages: int | None = None
 
 
 def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, float]:
@@ -75,6 +80,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, fl
             "save": save,
             "out": at.out,
             "cadence": cadence,
+            "scale": scale,
             "board": board,
             "topic": topic,
         },
@@ -122,13 +128,14 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
+    cadence: Cadence = how["cadence"]
     last: Metrics = {}
 
     def post(state: State, metrics: Metrics) -> None:
         last.update(metrics)
         how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
 
-    with _checkpoints(how["out"], write=rank == 0) as kept:
+    with _checkpoints(how["out"], write=rank == 0) as kept, Background(kept) as saving:
         try:
             course: Course = how["make"](device)
             kept.restore(course.state)
@@ -139,18 +146,23 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         if rank == 0:
             rate = Rate(course)
             hooks = [
-                Every(how["cadence"].post, lambda state, metrics: post(state, metrics | rate(state))),
-                Every(how["cadence"].checkpoint, lambda state, metrics: _keep(kept, state)),
+                Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state))),
+                Every(cadence.checkpoint, lambda state, metrics: saving.save(state)),
             ]
-        state = course.run(hooks, rank, world, wrapped)
+            if cadence.averages is not None:  # before the checkpoint after which they would not be made again
+                hooks.insert(0, Every(cadence.averages, lambda state, metrics: how["out"].write(*written(state))))
+        scale: Scale = how["scale"]
+        speed = Speed(
+            channels_last=scale.channels_last,
+            compile=scale.compile,
+            checkpointing=scale.checkpointing,
+            deterministic=scale.deterministic,
+        )
+        state = course.run(hooks, rank, world, wrapped, speed, scale.micro)
     if rank == 0:
         for name, data in how["save"](state).items():
             how["out"].write(name, data)
     return {"metrics": last}
-
-
-def _keep(kept: Checkpoints, state: State) -> None:
-    kept.save(state)
 
 
 class Rate:
@@ -223,8 +235,8 @@ class _Mirrored(Checkpoints):
 
     far: Place | None = None
 
-    def save(self, state: State, extra: dict[str, Any] | None = None) -> Path:
-        place = super().save(state, extra)
+    def put(self, images: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+        place = super().put(images, tensors, meta)
         if self.far is not None:
             for path in sorted(place.iterdir(), key=lambda p: p.name == "manifest.json"):
                 self.far.write(f"{place.name}/{path.name}", path.read_bytes())

@@ -39,12 +39,16 @@ class Checkpoints:
 
         Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it.
         """
-        place = Path(self.folder) / f"{state.images:012d}"
+        return self.put(state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}})
+
+    def put(self, images: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+        """As `save`, of what is in the computer's memory and will not change."""
+        place = Path(self.folder) / f"{images:012d}"
         for later in (old for old in self._all() if old.name > place.name):
             if flaw(later) is None:
-                raise ValueError(f"{later} is further than this run ({state.images} images): restore it or move it.")
+                raise ValueError(f"{later} is further than this run ({images} images): restore it or move it.")
             shutil.rmtree(later)
-        write(place, state.tensors(), state.meta() | {"extra": extra or {}})
+        write(place, tensors, meta)
         for old in self._all()[self.keep :]:
             shutil.rmtree(old)
         return place
@@ -72,14 +76,18 @@ class Checkpoints:
         return sorted(names, key=lambda p: p.name, reverse=True)
 
 
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same in the computer's own memory, shared with nothing."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
 def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Make `place` a checkpoint in one atomic rename; what a crash leaves behind is a hidden folder beside it."""
     place = Path(place)
     aside = place.with_name(f".writing-{place.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    _save(copies, aside / TENSORS)
+    _save(tensors, aside / TENSORS)
     (aside / NUMBERS).write_bytes(_render(meta))
     hashes = {name: _sha256(aside / name) for name in (TENSORS, NUMBERS)}
     (aside / MANIFEST).write_bytes(_render(hashes))

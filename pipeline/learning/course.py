@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
-from pipeline.learning.loop import Clock, Every, fit
+from pipeline.learning.loop import Clock, Every, fit, over
+from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch, Objective
+
+log = logging.getLogger("kintsugi")
 
 
 @dataclass
@@ -26,23 +30,35 @@ class Course:
     clock: Clock
     key: Key
     validate: Callable[[nn.Module], float] | None = None
+    bf16: bool = False
     waited: float = 0.0
 
     def run(
-        self, hooks: Sequence[Every] = (), rank: int = 0, world: int = 1, parallel: nn.Module | None = None
+        self,
+        hooks: Sequence[Every] = (),
+        rank: int = 0,
+        world: int = 1,
+        parallel: nn.Module | None = None,
+        speed: Speed = Speed(),
+        micro: int | None = None,
     ) -> State:
-        """Train from where the state stands to the end; a finished state returns at once."""
+        """Train from where the state stands to the end; a finished state returns at once, and that is said."""
+        clock = self.clock if micro is None else replace(self.clock, micro=micro)
+        if over(self.state, clock):
+            log.warning("this run is complete at %d images: there is nothing left to do.", self.state.images)
+            return self.state
         source = self._timed(self.batches(self.state.images, rank, world))
         return fit(
             self.state,
             source,
             self.objective,
             self.levels,
-            self.clock,
+            clock,
             self.key,
             hooks=hooks,
             validate=self.validate,
             parallel=parallel,
+            speed=replace(speed, bf16=speed.bf16 or self.bf16),
         )
 
     def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:

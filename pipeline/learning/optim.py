@@ -48,6 +48,21 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """1 up to `images`, then 1/√(n/images), with no end to plan for (Karras et al. 2024, eq. 67)."""
+
+    images: int
+
+    def __post_init__(self) -> None:
+        if self.images <= 0:
+            raise ValueError(f"images is {self.images}: give the number after which the rate falls, above 0.")
+
+    def __call__(self, images: int) -> float:
+        """The factor 1/√max(1, images/self.images)."""
+        return 1 / math.sqrt(max(1.0, images / self.images))
+
+
+@dataclass(frozen=True)
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019) with warm-up in images and the gradient's norm clipped (None: not clipped)."""
 
@@ -64,9 +79,9 @@ class AdamW:
         ramp = min(1.0, images / self.warmup) if self.warmup > 0 else 1.0
         return self.lr * ramp * self.schedule(images)
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """The optimiser of a model's trainable parameters; biases, gains and other vectors do not decay."""
-        trained = [p for p in model.parameters() if p.requires_grad]
+    def build(self, *models: nn.Module) -> torch.optim.AdamW:
+        """The optimiser of all trainable parameters; biases, gains and other vectors do not decay."""
+        trained = [p for model in models for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

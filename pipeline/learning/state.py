@@ -13,13 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.learning.ema import EMA
+from pipeline.learning.ema import EMA, Average
 from pipeline.learning.optim import AdamW
+from pipeline.learning.posthoc import PostHoc, Power
+from pipeline.learning.weighting import LevelWeight
+
+LATER = ("score", "micro")  # numbers that a checkpoint may lack
 
 
 @dataclass
 class State:
-    """A run; time is `images` seen. `best` holds the averaged weights of the lowest validation so far, if any."""
+    """A run; time is `images` seen. `best` holds the averaged weights of the lowest validation so far, if any.
+
+    `score` is the last validation, `micro` how many rows were found to fit into memory (None: nothing was found out),
+    `weight` the learned weight of each level's loss, `profiles` averages from which others are made after training.
+    """
 
     model: nn.Module
     average: nn.Module
@@ -33,15 +41,34 @@ class State:
     best_score: float | None = None
     best_images: int | None = None
     stale: int = 0
+    score: float | None = None
+    micro: int | None = None
+    weight: LevelWeight | None = None
+    profiles: tuple[tuple[Power, nn.Module], ...] = ()
 
     @classmethod
-    def create(cls, model: nn.Module, optim: AdamW = AdamW(), ema: EMA = EMA()) -> State:
+    def create(
+        cls,
+        model: nn.Module,
+        optim: AdamW = AdamW(),
+        ema: EMA = EMA(),
+        posthoc: PostHoc | None = None,
+        weight: LevelWeight | None = None,
+    ) -> State:
         """The state before the first step; the model is kept, not copied (move it to its device first)."""
         average = copy.deepcopy(model).eval().requires_grad_(False)
-        return cls(model, average, optim.build(model), optim, ema)
+        learnt = [model] if weight is None else [model, weight.to(next(model.parameters()).device)]
+        profiles = tuple((p, copy.deepcopy(average)) for p in (posthoc.profiles if posthoc else ()))
+        return cls(model, average, optim.build(*learnt), optim, ema, weight=weight, profiles=profiles)
+
+    @property
+    def averages(self) -> list[tuple[Average, nn.Module]]:
+        """Every average that the run keeps, with its rule."""
+        return [(self.ema, self.average), *self.profiles]
 
     def consider(self, score: float) -> None:
         """Take note of a validation of the average at this moment; lower is better."""
+        self.score = score
         if self.best_score is None or score < self.best_score:
             self.best = {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
             self.best_score, self.best_images, self.stale = score, self.images, 0
@@ -57,7 +84,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the run under one flat name (model., average., best., optimiser.); views, not copies."""
-        parts = {"model": self.model.state_dict(), "average": self.average.state_dict(), "best": self.best or {}}
+        parts = {name: module.state_dict() for name, module in self._modules().items()} | {"best": self.best or {}}
         flat = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             flat |= {f"optimiser.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -66,19 +93,35 @@ class State:
     def meta(self) -> dict[str, Any]:
         """Every number of the run, as JSON can hold it."""
         names = ("images", "step", "skipped", "best_score", "best_images", "stale")
-        return {name: getattr(self, name) for name in names}
+        later = {name: getattr(self, name) for name in LATER if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in names} | later
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """What has weights, by the part of a checkpoint that holds them."""
+        weight = {} if self.weight is None else {"weight": self.weight}
+        profiles = {f"profile{i}": module for i, (_, module) in enumerate(self.profiles)}
+        return {"model": self.model, "average": self.average, **weight, **profiles}
 
     def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Become the run that `tensors()` and `meta()` were taken from; raises ValueError if it had another model."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimiser": {}}
+        """Become the run that `tensors()` and `meta()` were taken from.
+
+        Raises ValueError, and changes nothing, if that was no such run; it says where the two differ.
+        """
+        modules = self._modules()
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*modules, "best", "optimiser")}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor.clone()
-        try:
-            self.model.load_state_dict(parts["model"])
-            self.average.load_state_dict(parts["average"])
-        except RuntimeError as error:
-            raise ValueError("the checkpoint is of another model: build the one it was saved from.") from error
+            parts.setdefault(part, {})[rest] = tensor.clone()
+        wanted = {name: module.state_dict() for name, module in modules.items()}
+        if parts["best"]:
+            wanted["best"] = wanted["average"]
+        wanted["optimiser"] = self._moments(parts["optimiser"])
+        _agree({part: parts.get(part, {}) for part in {**wanted, **parts}}, wanted)
+        missing = sorted(set(self.meta()) - set(meta) - set(LATER))
+        if missing:
+            raise ValueError(f"the checkpoint is no training run's: it has no {', '.join(missing)}.")
+        for name, module in modules.items():
+            module.load_state_dict(parts[name])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimiser"].items():
             i, _, kind = name.partition(".")
@@ -87,5 +130,29 @@ class State:
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
         here = {name: tensor.device for name, tensor in self.average.state_dict().items()}
         self.best = {name: tensor.to(here[name]) for name, tensor in parts["best"].items()} or None
-        for name in self.meta():
-            setattr(self, name, meta[name])
+        for name in {*self.meta(), *LATER}:
+            setattr(self, name, meta.get(name))
+
+    def _moments(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimiser's part of a checkpoint looks like: nothing before the first step, else AdamW's moments."""
+        weights = [p.detach() for group in self.optimiser.param_groups for p in group["params"]]
+        if not found:
+            return {}
+        moments = {f"{i}.{kind}": p for i, p in enumerate(weights) for kind in ("exp_avg", "exp_avg_sq")}
+        return moments | {f"{i}.step": torch.zeros(()) for i in range(len(weights))}
+
+
+def _agree(found: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]]) -> None:
+    """Raises ValueError with the shapes in which a checkpoint differs from what a run has."""
+    shapes = [
+        {f"{part}.{name}": tuple(t.shape) for part, held in side.items() for name, t in held.items()}
+        for side in (found, wanted)
+    ]
+    there, here = shapes
+    differ = [name for name in here | there if there.get(name) != here.get(name)]
+    differ.sort(key=lambda name: name.startswith(("average", "profile", "optimiser")))  # those only follow the weights
+    if not differ:
+        return
+    lines = [f"{n}: {there.get(n, 'none')} in the checkpoint, {here.get(n, 'none')} here" for n in differ[:8]]
+    more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
+    raise ValueError(f"the checkpoint is of another model: build the one it was saved from. {'; '.join(lines)}{more}.")

@@ -56,6 +56,21 @@ class Batch:
         """The same batch on another device."""
         return self._each(lambda rows: rows.to(device, non_blocking=True))
 
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU can fetch it by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def lent(self, stream: torch.cuda.Stream) -> Batch:
+        """This batch, whose memory is not to be used again before `stream` is done with it."""
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), Tensor):
+                value.record_stream(stream)
+        return self
+
+    def decoded(self) -> Batch:
+        """The same batch with x/127.5 − 1 in place of x in uint8, which is a quarter as much to move."""
+        return replace(self, x=self.x.float().div_(127.5).sub_(1)) if self.x.dtype == torch.uint8 else self
+
     def split(self, rows: int | None) -> list[Batch]:
         """The batch in pieces of at most `rows`, each knowing its place (None: one piece)."""
         if rows is None or rows >= len(self):

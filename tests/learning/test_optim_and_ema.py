@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.learning.ema import EMA
-from pipeline.learning.optim import AdamW, Constant, Cosine
+from pipeline.learning.optim import AdamW, Constant, Cosine, InverseSqrt
 
 
 def test_rate_warms_up_then_follows_its_schedule():
@@ -86,3 +86,25 @@ def test_half_the_old_weight_is_left_after_one_halflife_whatever_the_batch():
 def test_a_cosine_of_no_length_is_refused():
     with pytest.raises(ValueError, match="images is 0"):
         Cosine(0)
+
+
+def test_the_inverse_root_falls_by_two_when_images_grow_by_four():
+    rate = AdamW(lr=2.0, warmup=50, schedule=InverseSqrt(1000)).lr_at
+    assert rate(25) == 1.0
+    assert rate(50) == rate(999) == rate(1000) == 2.0
+    assert rate(4000) == pytest.approx(1.0)
+    assert rate(100_000) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="images is 0"):
+        InverseSqrt(0)
+
+
+@pytest.mark.parametrize("share", [1, 0])
+@pytest.mark.parametrize("images", [0, 16, 1000])
+def test_a_step_counts_or_not_by_a_tensor_as_by_a_number_to_the_bit(images, share):
+    torch.manual_seed(1)
+    model, old = nn.Linear(40, 30), nn.Linear(40, 30)
+    want = copy.deepcopy(old)
+    if share:
+        EMA(100, 0.5).update(want, model, images, 16)
+    EMA(100, 0.5).update(old, model, images, 16, torch.tensor(bool(share)))
+    assert torch.equal(old.weight, want.weight)

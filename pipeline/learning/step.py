@@ -1,0 +1,115 @@
+"""One step of training: gradients by pieces that fit into memory, and what is made of them, all on the device."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.diffusion.levels import Levels
+from pipeline.keys import Key
+from pipeline.learning.guard import Guard
+from pipeline.learning.speed import Compiled
+from pipeline.learning.state import State
+from pipeline.objectives.objective import Batch, Objective
+
+Means = dict[str, Tensor]
+
+
+@dataclass
+class Step:
+    """What a step needs besides its batch; `alone` says that no other process waits for this one's gradients."""
+
+    state: State
+    model: nn.Module
+    objective: Objective
+    levels: Levels
+    micro: int | None
+    alone: bool
+
+    def __call__(self, batch: Batch, guard: Guard, key: Key) -> tuple[Means, Tensor]:
+        """Everything but the clock; the step's means and whether it was taken, on the device."""
+        state, batch = self.state, batch.decoded()
+        buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+        losses, means = self._gradients(batch, key, buffers)
+        self._mean_over_processes()
+        weights = [p for group in state.optimiser.param_groups for p in group["params"]]
+        clip = math.inf if state.optim.clip is None else state.optim.clip
+        means["gradient"] = norm = nn.utils.clip_grad_norm_(weights, clip)
+        taken = guard.take(norm, losses, batch)
+        for group in state.optimiser.param_groups:
+            group["lr"] = state.optim.lr_at(state.images + batch.whole)
+        # Where it is 1, the fused kernel leaves weights and moments alone.
+        setattr(state.optimiser, "found_inf", 1 - taken.float())  # noqa: B010
+        state.optimiser.step()
+        self._restore(buffers, taken)
+        for rule, average in state.averages:
+            rule.update(average, state.model, state.images, batch.whole, taken)
+        return means, taken
+
+    def _gradients(self, batch: Batch, key: Key, buffers: dict[str, Tensor]) -> tuple[Tensor, Means]:
+        """Losses (B,) and means; begins anew with smaller pieces, or without compiling, where a step cannot be done."""
+        state = self.state
+        while True:
+            rows = min(len(batch), self.micro or len(batch), state.micro or len(batch))
+            try:
+                return self._accumulate(batch, rows, key)
+            except torch.OutOfMemoryError as error:
+                if rows == 1:
+                    raise
+                if not self.alone:  # the others are in the middle of an exchange that this process has left
+                    raise torch.OutOfMemoryError(f"{rows} rows do not fit: set scale.micro below {rows}") from error
+                state.micro = -(-rows // 2)
+                warnings.warn(f"{rows} rows do not fit into memory: taking {state.micro} at a time.", stacklevel=2)
+            except Exception as error:
+                if not isinstance(self.model, Compiled) or not _of_compiler(error):
+                    raise
+                self.model.give_up(error)
+            # Not in the handlers above, whose tracebacks hold on to what the step had allocated.
+            state.optimiser.zero_grad(set_to_none=True)
+            self._restore(buffers, torch.zeros((), dtype=torch.bool, device=batch.x.device))
+            if batch.x.is_cuda:
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, batch: Batch, rows: int, key: Key) -> tuple[Tensor, Means]:
+        state, losses, means = self.state, [], {}
+        state.optimiser.zero_grad(set_to_none=True)
+        parts = batch.split(rows)
+        for i, part in enumerate(parts):
+            sigma = self.levels.draw(len(part), key.fold("sigma"), part.offset, part.whole)
+            sigma = (sigma.pin_memory() if part.x.is_cuda else sigma).to(part.x.device, non_blocking=True)
+            torch.manual_seed(key.fold("dropout", part.offset).integer())
+            later = i + 1 < len(parts)  # gradients travel between processes once a step
+            with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
+                loss = self.objective(self.model, part, sigma, key)
+                each = loss.each if state.weight is None else state.weight.weigh(loss.each, sigma)
+                total = each.sum() / len(batch)
+                # A bad loss poisons the gradient, which processes share: all of them see it and decide alike.
+                (total * torch.where(total.detach().isfinite(), 1.0, math.nan)).backward()
+            losses.append(each.detach())
+            for name, value in ({"loss": loss.each.mean()} | loss.scalars).items():
+                means[name] = means.get(name, 0) + value.detach() * (len(part) / len(batch))
+        return torch.cat(losses), means
+
+    def _mean_over_processes(self) -> None:
+        """Average the gradients of what the wrapped model does not hold; a bad one stays bad and reaches all."""
+        if self.state.weight is None or self.alone:
+            return
+        for parameter in self.state.weight.parameters():
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()  # pyright: ignore[reportOperatorIssue]
+
+    def _restore(self, buffers: dict[str, Tensor], taken: Tensor) -> None:
+        """The model's buffers as they were, unless the step is taken."""
+        for name, buffer in self.state.model.named_buffers():
+            if name in buffers:
+                buffer.copy_(torch.where(taken, buffer, buffers[name]))
+
+
+def _of_compiler(error: Exception) -> bool:
+    """Whether it is the compiler that failed, not what it compiled."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
