@@ -20,8 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fsspec.core import url_to_fs
 
-from pipeline.data.damaged import observed, operator_row
-from pipeline.data.declared import OPERATOR, Declared
+from pipeline.data.damaged import OPERATOR, Known, observed, operator_row
 from pipeline.data.images import BadImage, Framing, Resize, decode, header
 from pipeline.data.listing import listed
 from pipeline.data.manifest import Manifest
@@ -31,7 +30,6 @@ from pipeline.data.unique import check_unique
 from pipeline.engine.shards import Report, map_shards, report_of
 from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage
-from pipeline.physics.corruption import Corruption
 from pipeline.place import Place
 
 
@@ -60,7 +58,8 @@ class Ingest(Stage):
         on_bad: what happens to a file that is no usable image.
         budget: the largest share of the files that may be left out, in [0, 1].
         snapshot: what `snapshot(source)` said when the step was planned, so that changed files are read again.
-        seen_through: what all images went through before they arrived, which must be the same for each.
+        seen_through: what all images went through before they arrived, the same for each, as a
+            `Declared(corruption, shape)` of this shape.
     """
 
     version: ClassVar[int] = 2  # 2: shards.npy instead of lists of ids and shards
@@ -73,22 +72,20 @@ class Ingest(Stage):
     on_bad: OnBad = OnBad.FAIL
     budget: float = 0.01
     snapshot: str = ""
-    seen_through: Corruption | None = None
+    seen_through: Known | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (3, 4) or self.shape[0] not in (1, 3) or min(self.shape) < 1:
             raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width), or (1 or 3, frames, height, width)")
         if not 0 <= self.budget <= 1:
             raise ValueError(f"budget is {self.budget}: give the share of files that may be left out, from 0 to 1")
-        _ = self.known
-
-    @property
-    def known(self) -> Declared | None:
-        """The declared operator on rows of this shape."""
-        return None if self.seen_through is None else Declared(self.seen_through, self.shape)
+        if self.seen_through is not None and self.seen_through.shape != self.shape:
+            raise ValueError(
+                f"shape is {self.shape} and seen_through is of {self.seen_through.shape}: give one for both"
+            )
 
     def run(self, at: Context) -> None:
-        pieces, known = self.source.pieces(), self.known
+        pieces, known = self.source.pieces(), self.seen_through
         modes, damage, left_out = Counter[str](), set[str](), np.zeros(len(pieces), np.int64)
 
         def heed(report: Report) -> None:
@@ -141,7 +138,7 @@ def snapshot(source: Source) -> str:
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
     ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
-    known = stage.known
+    known = stage.seen_through
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
         try:

@@ -9,6 +9,7 @@ change σ, turning would part the image from its mask, and making grey would ave
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,30 @@ from pipeline.data.images import BadImage, Header, decode, header
 from pipeline.data.listing import shown
 
 NAMES = ("mask", "sigma")
+OPERATOR = "operator"  # what is said to be known where one operator is declared for the whole set
 NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near as they come
+
+
+class Known(ABC):
+    """What all images of a set went through before they arrived: `declared.Declared` says what.
+
+    This much of it knows no torch, which an ingest without it does not need and which takes thrice its memory.
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def uint8(self) -> bool:
+        """Whether y is what the pictures have, so that 8 bits keep it."""
+
+    @abstractmethod
+    def y(self, pixels: np.ndarray) -> np.ndarray:
+        """What the 8-bit picture (C, *, H, W) of `shape` says of A x0: in 8 bits as well, or in float16."""
+
+    @abstractmethod
+    def told(self) -> dict[str, Any]:
+        """What `dataset.json` says of it."""
 
 
 def operator_row(

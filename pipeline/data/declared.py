@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from pipeline import config
-from pipeline.data.damaged import NOTHING
+from pipeline.data.damaged import NOTHING, Known
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import Shape
 
-OPERATOR, SEEN_THROUGH = "operator", "seen_through"  # what "damage" in dataset.json says, and where it keeps which
+SEEN_THROUGH = "seen_through"  # where dataset.json keeps it
 
 
 @dataclass(frozen=True)
-class Declared:
+class Declared(Known):
     """A corruption that draws nothing, and the shape of the rows that were seen through it.
 
     Raises ValueError where the one does not show images of the other.
@@ -62,12 +62,10 @@ class Declared:
 
     @cached_property
     def uint8(self) -> bool:
-        """Whether y is what the pictures have, so that 8 bits keep it."""
         v = torch.from_numpy(Key(0).fold("picture").numpy().uniform(-1, 1, (1, *self.shape)))
         return torch.equal(self.corruption.linear(v), v)
 
     def y(self, pixels: np.ndarray) -> np.ndarray:
-        """What the 8-bit picture (C, *, H, W) says of A x0: in 8 bits as well, or in float16."""
         y, nothing = pixels, np.uint8(NOTHING)
         if not self.uint8:
             v = torch.from_numpy(pixels).float()[None] / 127.5 - 1
@@ -75,7 +73,7 @@ class Declared:
         return np.where(self.seen, y, nothing)
 
     def told(self) -> dict[str, Any]:
-        """What `dataset.json` says of it; `declared` reads it again."""
+        """What `declared` reads again."""
         return {SEEN_THROUGH: config.to_json(self.corruption, Corruption)}
 
 

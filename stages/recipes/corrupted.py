@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.data.declared import Declared
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.data.windows import Windows
@@ -81,7 +82,8 @@ def corrupted(
         raise ValueError("these images are declared to be damaged already (seen_through): leave out corruption")
     corruption.out_shape(shape)
     wide = Scale(workers=readers)
-    taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source), known)
+    said = None if known is None else Declared(known, shape)
+    taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source), said)
     full = step(taken, "ingest", wide)
     conditions = [(Told.LABEL, label_condition), (Told.CAPTION, caption_condition)]
     wanted = [(told, condition) for told, condition in conditions if condition is not None]

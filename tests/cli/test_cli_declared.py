@@ -86,7 +86,7 @@ def test_corrupted_exported_and_declared_is_corrupted(case, here, full, tmp_path
     rows = load(store.artifact(ours.address))
     white = 2 if case.startswith("pool") else 1
     source = source_of(exported(rows, corruption, tmp_path / "y.parquet", white))
-    theirs = step(Ingest(source, rows.shape, seen_through=corruption), "theirs")
+    theirs = step(Ingest(source, rows.shape, seen_through=Declared(corruption, rows.shape)), "theirs")
     part = step(Corrupt(theirs, Part(0, 30), Clean()), "part")
     here(part, store)
     told = store.artifact(theirs.address).json("dataset.json")
@@ -121,7 +121,7 @@ def test_the_census_recognises_the_same_images_through_a_declared_operator(here,
     here(ours, store)
     rows = load(store.artifact(ours.address))
     source = source_of(exported(rows, corruption, tmp_path / "y.parquet", 2))
-    theirs = step(Ingest(source, rows.shape, seen_through=corruption))
+    theirs = step(Ingest(source, rows.shape, seen_through=Declared(corruption, rows.shape)))
     told = []
     for damaged in (ours, theirs):
         census = step(Census((Stored("clean", clean), Stored("damaged", damaged))))
@@ -138,7 +138,7 @@ def test_the_census_recognises_the_same_images_through_a_declared_operator(here,
 def test_what_lies_under_a_declared_mask_is_forgotten(here, tmp_path, smooth):
     np.savez(tmp_path / "x.npz", images=smooth[..., 0], sigma=np.linspace(0.1, 0.2, 60, dtype=np.float32))
     mask = FixedMask(("00111111",) * 8)
-    made = step(Ingest(source_of(str(tmp_path / "x.npz")), GREY, seen_through=mask))
+    made = step(Ingest(source_of(str(tmp_path / "x.npz")), GREY, seen_through=Declared(mask, GREY)))
     store = Store(str(tmp_path / "s"))
     here(made, store)
     rows = load(store.artifact(made.address))
@@ -217,9 +217,13 @@ def test_images_of_another_size_or_with_masks_are_refused_at_ingest(here, full, 
     store = Store(str(tmp_path / "s"))
     table = {"image": [png(u) for u in smooth[:3]], "mask": [png(np.full((8, 8), 255, np.uint8))] * 3}
     pq.write_table(pa.table(table), tmp_path / "m.parquet")
-    stage = Ingest(source_of(str(tmp_path / "m.parquet")), SHAPE, seen_through=Noisy(noise=0.1))
+    stage = Ingest(source_of(str(tmp_path / "m.parquet")), SHAPE, seen_through=Declared(Noisy(noise=0.1), SHAPE))
     with pytest.raises(graph.StepFailed, match="has a mask, and an operator is declared for the whole set"):
         here(step(stage), store)
-    stage = Ingest(full.stage.source, (3, 4, 4), Resize.STRETCH, seen_through=Through(Pool(SHAPE, 2)))
+    stage = Ingest(
+        full.stage.source, (3, 4, 4), Resize.STRETCH, seen_through=Declared(Through(Pool(SHAPE, 2)), (3, 4, 4))
+    )
     with pytest.raises(graph.StepFailed, match="8x8 pixels, where 4x4 were asked for: resizing"):
         here(step(stage), store)
+    with pytest.raises(ValueError, match=r"shape is \(3, 8, 8\) and seen_through is of \(3, 4, 4\)"):
+        Ingest(full.stage.source, SHAPE, seen_through=Declared(Through(Pool(SHAPE, 2)), (3, 4, 4)))
