@@ -129,6 +129,8 @@ def partial_views(
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
+    if samples < 2:
+        raise ValueError(f"samples is {samples}: the Fréchet distance needs a covariance, so give at least 2")
     if rounds < 0 or draws < 1:
         raise ValueError(f"rounds is {rounds} and draws is {draws}: give rounds from 0 and draws from 1")
     if not 0 < held_out < 1:

@@ -55,6 +55,12 @@ def test_the_seed_moves_everything_but_the_ingested_images():
     assert {label for label in one if one[label] == two[label]} == {"ingest"}
 
 
+@pytest.mark.parametrize("wrong", [{"samples": 1}, {"clean": 7}, {"rounds": -1}, {"draws": 0}, {"held_out": 1.0}])
+def test_numbers_that_no_comparison_can_be_made_of_are_refused_before_any_work(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
+        partial_views(**wrong)
+
+
 @pytest.mark.parametrize("shape", [(1, 7, 8), (1, 8, 5), (3, 2, 8)])
 def test_images_without_default_views_are_refused(shape):
     with pytest.raises(ValueError, match="give --size"):
