@@ -13,15 +13,19 @@ from dataclasses import dataclass
 class Scale:
     """`workers` processes of `cpus` cores and `gpus` devices each; the rest is heeded by steps that train.
 
+    `micro` halves by itself where memory does not suffice. Tensor cores prefer channels last. Networks that cannot be
+    compiled run as they are, with a warning. Checkpointing computes activations again in the backward pass instead of
+    keeping them.
+
     Args:
         workers: processes.
         cpus: cores of each.
         gpus: devices of each.
-        micro: how many images a worker's device takes at a time; halved by itself where memory does not suffice.
-        channels_last: weights of convolutions lie channels last, which tensor cores prefer.
-        compile: networks are compiled; where that fails they run as they are, with a warning.
-        checkpointing: activations are computed again in the backward pass instead of kept: less memory, more time.
-        deterministic: a repeated run on the same devices gives the same bits; slower on a GPU.
+        micro: images that a device takes at once.
+        channels_last: weights lie channels last.
+        compile: compile the networks.
+        checkpointing: less memory, more time.
+        deterministic: repeat to the bit; slower.
     """
 
     workers: int = 1

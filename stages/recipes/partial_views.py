@@ -47,7 +47,6 @@ def partial_views(
     split: str = "",
     image_column: str = "",
     label_column: str = "",
-    caption_column: str = "",
     clean: int = 96,
     per_view: int = 430,
     held_out: float = 0.1,
@@ -83,12 +82,10 @@ def partial_views(
     """Train a diffusion model from partial views and a few full images, and compare it with what those few give.
 
     Args:
-        data: "digits", or a folder of images, a parquet file or folder, an .npy or .npz file; any fsspec URL, or a
-            glob.
-        split: which of its files to take, such as train, where their names say of which split they are.
-        image_column: the column of parquet that has the images; found if not given, where only one can be.
-        label_column: the one that has the labels; "label" if not given and there.
-        caption_column: the one that has the captions; "caption" or "text" if not given and there.
+        data: "digits", a folder or file of images, any fsspec URL, or a glob.
+        split: take the files of one split, as train.
+        image_column: of parquet, which has the images.
+        label_column: of parquet, which has labels.
         clean: how many images are seen whole.
         per_view: how many images each view has; no image is in two sets.
         held_out: the share of the full images that trains no part of the composed model and measures its parts instead.
@@ -122,7 +119,7 @@ def partial_views(
         ceiling_fit: how the ceiling is trained.
         residual: what regularises the residual.
     """
-    source = source_of(data, split=split, image=image_column, label=label_column, caption=caption_column)
+    source = source_of(data, split=split, image=image_column, label=label_column)
     mode, own = source.peek()
     grey = mode == "L" if colour is None else not colour
     shape = (1 if grey else 3, *(own if size is None else (size, size)))

@@ -14,7 +14,7 @@ from tiny_backbone import batches, build, same
 from pipeline.diffusion.levels import Stratified
 from pipeline.keys import Key
 from pipeline.learning import checkpoint
-from pipeline.learning.checkpoint import Checkpoints, flaw, read, write
+from pipeline.learning.checkpoint import Checkpoints, copied, flaw, read, write
 from pipeline.learning.ema import EMA
 from pipeline.learning.loop import Clock, Every, fit
 from pipeline.learning.optim import AdamW, Cosine
@@ -251,7 +251,7 @@ def test_another_model_is_refused_and_shared_weights_are_saved(two, tmp_path):
     with pytest.raises(ValueError, match="of another model"):
         store.restore(State.create(build(width=3)))
     shared = torch.ones(3)
-    write(tmp_path / "shared", {"a": shared, "b": shared, "c": shared[::2]}, {})
+    write(tmp_path / "shared", copied({"a": shared, "b": shared, "c": shared[::2]}), {})
     assert read(tmp_path / "shared")[0]["c"].tolist() == [1, 1]
     shutil.rmtree(newer)
     assert store.latest()[1]["images"] == 10
