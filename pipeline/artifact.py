@@ -49,7 +49,19 @@ def read_manifest(place: Place, address: str) -> dict[str, Any] | None:
     return manifest
 
 
+def sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as a file, with its own SHA-256 in it: a line changed by hand, or by a disk, is seen."""
+    return json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1).encode()
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(manifest: dict[str, Any]) -> bool:
+    if "sha256" in manifest and manifest["sha256"] != _seal(manifest):  # none: written before there were seals
+        return False
     if not all(isinstance(manifest.get(name), kind) for name, kind in KINDS.items()):
         return False
     files = manifest["files"].values()

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from . import config
 from .identity import canonical, fingerprint
+from .keys import Key
 from .lease import Lease
 from .place import Place
 from .scale import Scale
@@ -139,8 +140,14 @@ class Given(Step):
 
 
 def step(stage: Stage, label: str = "", scale: Scale | None = None, after: tuple[Step, ...] = ()) -> Step:
-    """Put a stage into a graph. Raises: TypeError: a field has no canonical form."""
+    """Put a stage into a graph.
+
+    Raises:
+        TypeError: a field has no canonical form.
+        ValueError: its seed has more than 64 bits.
+    """
     canonical(stage, type(stage).__name__)
+    Key(getattr(stage, "seed", 0))
     return Step(stage, label or type(stage).__name__.lower(), scale or Scale(), after)
 
 

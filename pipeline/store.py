@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config
-from .artifact import FORMAT, Artifact, Damaged, StoreError, read_manifest
+from .artifact import FORMAT, Artifact, Damaged, StoreError, read_manifest, sealed
 from .lease import LEASE, MANIFEST, WORK, Lease
 from .place import Place, secret_in
 
@@ -130,7 +130,7 @@ class Store:
                 "files": files,
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }
-            if home.create(MANIFEST, json.dumps(manifest, indent=1).encode()):
+            if home.create(MANIFEST, sealed(manifest)):
                 out.remove(WORK)
                 out.remove(LEASE)
             else:

@@ -19,6 +19,7 @@ from pipeline.engine.track import default_uri, without_password
 from pipeline.place import Place
 from pipeline.store import Store
 from stages.arguments import JsonOption, StoreOption, parse
+from stages.failures import explain
 
 PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "numpy", "fsspec", "pydantic", "safetensors")
 NEEDED_BYTES = 2 << 30
@@ -49,8 +50,8 @@ def doctor(words: list[str]) -> int:
     for name, check in checks.items():
         try:
             found[name] = check()
-        except (ValueError, OSError, ImportError) as error:
-            found[name] = without_password(str(error))
+        except Exception as error:  # whatever a library throws, the other checks are still worth their lines
+            found[name] = without_password(" ".join(explain(error)[0].split()))
             failed.append(name)
     if asked.json:
         print(json.dumps({"checks": found, "failed": failed}))

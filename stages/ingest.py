@@ -21,7 +21,7 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import OPERATOR, Known, observed, operator_row
-from pipeline.data.images import BadImage, Framing, Resize, decode, header
+from pipeline.data.images import BadImage, Framing, Resize, read_image
 from pipeline.data.listing import listed
 from pipeline.data.manifest import Manifest
 from pipeline.data.records import Examples
@@ -142,7 +142,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
         try:
-            pixels, head = decode(raw.image, raw.name, mode, fit), header(raw.image, raw.name)
+            pixels, head = read_image(raw.image, raw.name, mode, fit)
             if pixels.shape != stage.shape:
                 raise BadImage(f"{raw.name} gives {_said(pixels.shape)} where {_said(stage.shape)} is asked for.")
             row = operator_row(raw.damage, head, stage.shape, raw.name, known is not None)

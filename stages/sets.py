@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby, islice
 from typing import Any, ClassVar
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from pipeline import config
 from pipeline.data.damaged import operator_row
-from pipeline.data.declared import declared
-from pipeline.data.images import BadImage, NotFinite, decode, header
+from pipeline.data.declared import Declared, declared
+from pipeline.data.images import BadImage, NotFinite, read_image
 from pipeline.data.leaks import Damage
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
@@ -143,12 +144,14 @@ class Found(Set):
     Args:
         source: where the images are.
         sigma: std of the noise that they are declared to have, in units of [-1, 1] images; None: as they say.
+        seen_through: what all of them went through before they arrived.
         snapshot: what `stages.ingest.snapshot(source)` said, so that changed files are counted again.
     """
 
     source: Source
     sigma: float | None = None
     snapshot: str = ""
+    seen_through: Corruption | None = None
 
     def pieces(self, store: Store) -> list[Any]:
         return _grouped(self.source.pieces())
@@ -165,6 +168,9 @@ class Found(Set):
                 yield _batch(batch)
 
     def damage(self, store: Store, shape: tuple[int, ...], columns: frozenset[str]) -> Damage | None:
+        if self.seen_through is not None:
+            known = _known(self.seen_through, shape)
+            return Damage(known.corruption, known.whole, self.sigma)
         return Damage(PixelMask(0.0) if "mask" in columns else Clean(), shape, self.sigma)
 
     def unread(self) -> Mapping[str, int]:
@@ -172,13 +178,17 @@ class Found(Set):
 
     def _decoded(self, raw: Any) -> dict[str, Any]:
         try:
-            head = header(raw.image, raw.name)
-            pixels = decode(raw.image, raw.name, head.mode)
-            row = operator_row(raw.damage, head, pixels.shape, raw.name)
+            pixels, head = read_image(raw.image, raw.name)
+            known = None if self.seen_through is None else _known(self.seen_through, pixels.shape)
+            row = operator_row(raw.damage, head, pixels.shape, raw.name, known is not None)
+            pixels = pixels if known is None else known.y(pixels)
         except BadImage as error:
             return {"why": str(error), "not finite": isinstance(error, NotFinite)}
         form = (pixels.size, pixels.shape, tuple(sorted(row)), raw.caption is None)
         return {"form": form, "raw": raw, "pixels": pixels, "row": row, "mode": head.stored, "turned": head.turned}
+
+
+_known = lru_cache(16)(Declared)  # probing what an operator sees takes longer than looking at an image through it
 
 
 def _batch(found: list[dict[str, Any]]) -> Batch:

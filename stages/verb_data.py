@@ -12,14 +12,17 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from pipeline import graph
+from pipeline import config, graph
 from pipeline.config import ConfigError
 from pipeline.data.sources import source_of
 from pipeline.graph import Given, Scale
+from pipeline.physics.corruption import Corruption, Through
+from pipeline.physics.linear import LinearMap
 from pipeline.store import Store, StoreError
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.census import Census
 from stages.ingest import snapshot
+from stages.recipe import read_yaml
 from stages.sets import Found, Set, Stored
 from stages.verbs import make
 
@@ -41,6 +44,10 @@ class Data:
     sigma: Annotated[
         float | None, tyro.conf.arg(help="std of the noise that the --against sets have, in units of [-1, 1] images")
     ] = None
+    seen_through: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="YAML", help="what the --against sets went through, as for `kintsugi run corrupted`"),
+    ] = None
     out: Annotated[Path | None, tyro.conf.arg(help="also write the report there, as one HTML file")] = None
     readers: Annotated[int, tyro.conf.arg(help="how many processes read images at a time")] = 1
     seed: int = 0
@@ -60,8 +67,11 @@ def data(words: list[str]) -> int:
     names = [asked.path, *asked.against]
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise ConfigError(f"{twice} is named twice: give two different sets")
+    if asked.seen_through is not None and not asked.against:
+        raise ConfigError("--seen-through says what the --against sets went through: name one, or leave it out")
+    through = None if asked.seen_through is None else _through(asked.seen_through)
     first = _set(store, asked.path, split=asked.split, image=asked.image_column)
-    sets = (first, *(_set(store, name, asked.sigma) for name in asked.against))
+    sets = (first, *(_set(store, name, asked.sigma, through) for name in asked.against))
     made = make(store, graph.step(Census(sets, asked.seed), "data", Scale(workers=asked.readers)))
     told = made.json("census.json")
     page = asked.out
@@ -79,7 +89,19 @@ def data(words: list[str]) -> int:
     return 0
 
 
-def _set(store: Store, name: str, sigma: float | None = None, split: str = "", image: str = "") -> Set:
+def _through(text: str) -> Corruption:
+    said = config.from_json(Corruption | LinearMap, read_yaml(text, "--seen-through"), "--seen-through")
+    return Through(said) if isinstance(said, LinearMap) else said
+
+
+def _set(
+    store: Store,
+    name: str,
+    sigma: float | None = None,
+    through: Corruption | None = None,
+    split: str = "",
+    image: str = "",
+) -> Set:
     """What a person called a set: something that can be read, or, if there is nothing of that name, an artifact."""
     if name != "digits" and "://" not in name and not name.startswith("pipe:") and not _on_disk(name):
         try:
@@ -88,13 +110,15 @@ def _set(store: Store, name: str, sigma: float | None = None, split: str = "", i
             raise ConfigError(f"{name} is neither a file or folder nor in the store ({error})") from error
         if "shards.npy" not in store.artifact(given.address).names():
             raise ConfigError(f"{name} is {given.address}, which holds no images: name a set of rows")
+        if through is not None:
+            raise ConfigError(f"{name} is a set in the store, which says itself what it went through")
         if split or image:
             raise ConfigError(
                 f"{name} is a set in the store, all of which is taken: leave out --split and --image-column"
             )
         return Stored(name, given)
     source = source_of(name, split=split, image=image)
-    return Found(name, source, sigma, snapshot(source))
+    return Found(name, source, sigma, snapshot(source), through)
 
 
 def _on_disk(name: str) -> bool:

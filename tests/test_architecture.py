@@ -29,7 +29,7 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "artifact": {"lease", "place", "config"},
     "store": {"artifact", "lease", "place", "config", "identity"},
     "schedule": {"store", "lease"},
-    "graph": {"schedule", "scale", "store", "lease", "place", "config", "identity"},
+    "graph": {"schedule", "scale", "store", "lease", "place", "config", "identity", "keys"},
     "physics": BELOW_PHYSICS,
     "backbones": {"physics"} | BELOW_PHYSICS,
     "diffusion": {"backbones", "physics"} | BELOW_PHYSICS,

@@ -98,46 +98,50 @@ def header(image: Stored, name: str, max_pixels: int = MAX_PIXELS) -> Header:
         return replace(first, turned=first.turned or any(header(still, name, max_pixels).turned for still in stills))
     picture = _opened(image, name, max_pixels)
     try:
-        orientation = picture.getexif().get(ORIENTATION, 1)
-        animated = bool(getattr(picture, "is_animated", False))
+        return _header(picture)
     except MemoryError:
         raise
     except Exception as error:
         raise BadImage(f"{name} has a damaged header ({_reason(error)}).") from error
-    lying = orientation in (5, 6, 7, 8)
-    size = (picture.width, picture.height) if lying else (picture.height, picture.width)
-    return Header("L" if picture.mode in GREY else "RGB", size, picture.mode, animated, orientation in range(2, 9))
 
 
 def decode(
     image: Stored, name: str, mode: str = "RGB", fit: Framing = Framing(), max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3).
+    """The pixels that `read_image` gives."""
+    return read_image(image, name, mode, fit, max_pixels)[0]
+
+
+def read_image(
+    image: Stored, name: str, mode: str | None = None, fit: Framing = Framing(), max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, Header]:
+    """The uint8 pixels (C, H, W) of encoded bytes or of an uint8 array (H, W), (H, W, 1) or (H, W, 3); its header.
 
     A clip's frames become (C, T, H, W); all must have one size.
 
-    `mode` is "L" (C = 1) or "RGB" (C = 3); `name` is what errors call the image.
+    `mode` is "L" (C = 1), "RGB" (C = 3) or None, which is what the header says; `name` is what errors call the image.
 
     `max_pixels` can lower the cap; above 89 million, Pillow's own still holds.
 
     Raises BadImage where it is empty, truncated, no image, or has too many pixels; ValueError where `fit` refuses it.
     """
-    if mode not in MODES:
+    if mode not in (None, *MODES):
         raise ValueError(f"mode={mode!r} is not known; choose one of {', '.join(MODES)}.")
     if isinstance(image, tuple):
         return _clip(image, name, mode, fit, max_pixels)
     picture = _opened(image, name, max_pixels)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that set it would have us learn the grey rest of a half image
     try:
+        head = _header(picture)
         picture.load()
         kind = picture.format  # which turning forgets
-        picture = _flat(ImageOps.exif_transpose(picture), kind, name).convert(mode)
+        picture = _flat(ImageOps.exif_transpose(picture), kind, name).convert(mode or head.mode)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise nearly every class there is
         raise BadImage(f"{name} is truncated or damaged ({_reason(error)}).") from error
     pixels = np.asarray(fit(picture, name))
-    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)), head
 
 
 def check_frames(size: tuple[int, int], count: int, name: str) -> None:
@@ -149,19 +153,32 @@ def check_frames(size: tuple[int, int], count: int, name: str) -> None:
         )
 
 
-def _clip(frames: tuple[bytes | np.ndarray, ...], name: str, mode: str, fit: Framing, max_pixels: int) -> np.ndarray:
-    """The pixels (C, T, H, W); what they will take is known before any is decoded."""
+def _clip(
+    frames: tuple[bytes | np.ndarray, ...], name: str, mode: str | None, fit: Framing, max_pixels: int
+) -> tuple[np.ndarray, Header]:
+    """The pixels (C, T, H, W), and the first frame's header; what they will take is known before any is decoded."""
     if not frames:
         raise BadImage(f"{name} has no frames.")
-    size = fit.size or header(frames[0], f"frame 0 of {name}", max_pixels).size
+    first = header(frames[0], f"frame 0 of {name}", max_pixels)
+    size, mode = fit.size or first.size, mode or first.mode
     check_frames(size, len(frames), name)
-    clip = np.empty((1 if mode == "L" else 3, len(frames), *size), np.uint8)
+    clip, heads = np.empty((1 if mode == "L" else 3, len(frames), *size), np.uint8), []
     for t, frame in enumerate(frames):
-        pixels = decode(frame, f"frame {t} of {name}", mode, fit, max_pixels)
+        pixels, head = read_image(frame, f"frame {t} of {name}", mode, fit, max_pixels)
         if pixels.shape[1:] != clip.shape[2:]:
             raise BadImage(f"{name} has frames of several sizes.")
         clip[:, t] = pixels
-    return clip
+        heads.append(head)
+    return clip, replace(heads[0], turned=any(head.turned for head in heads))
+
+
+def _header(picture: Image.Image) -> Header:
+    """Of an image that is not decoded yet. Of a PNG it decodes it: Pillow looks for EXIF behind the pixels."""
+    mode, height, width = picture.mode, picture.height, picture.width
+    orientation = picture.getexif().get(ORIENTATION, 1)
+    size = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    animated = bool(getattr(picture, "is_animated", False))
+    return Header("L" if mode in GREY else "RGB", size, mode, animated, orientation in range(2, 9))
 
 
 def _opened(image: bytes | np.ndarray | BadImage | None, name: str, max_pixels: int) -> Image.Image:

@@ -52,7 +52,8 @@ def locate(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{shown(url)} cannot be opened: {reason}.") from error
     if not exists:
-        raise ValueError(f"{shown(url)} does not exist; check the path.")
+        reached = ", or cannot be reached" if "://" in url else ""
+        raise ValueError(f"{shown(url)} does not exist{reached}; check the path.")
     return fs, path.rstrip("/") or path
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pipeline.data.images import BadImage, Stored, decode, header
+from pipeline.data.images import BadImage, Stored, read_image
 from pipeline.data.listing import CONTROL
 
 PIECE = 1024  # examples in a piece, at most
@@ -94,8 +94,7 @@ class Source(ABC):
         bad: list[BadImage] = []
         for raw in islice((raw for piece in self.cut() for raw in self.read(piece)), PIECE):
             try:
-                head = header(raw.image, raw.name)
-                decode(raw.image, raw.name, head.mode)
+                _, head = read_image(raw.image, raw.name)
             except BadImage as error:
                 bad.append(error)
             else:

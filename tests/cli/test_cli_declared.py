@@ -227,3 +227,27 @@ def test_images_of_another_size_or_with_masks_are_refused_at_ingest(here, full, 
         here(step(stage), store)
     with pytest.raises(ValueError, match=r"shape is \(3, 8, 8\) and seen_through is of \(3, 4, 4\)"):
         Ingest(full.stage.source, SHAPE, seen_through=Declared(Through(Pool(SHAPE, 2)), (3, 4, 4)))
+
+
+def test_a_folder_is_looked_at_through_what_it_is_said_to_have_gone_through(alone, small, smooth, tmp_path):
+    """Of the small images 12 show whole ones again, which nobody sees without being told."""
+    np.savez(tmp_path / "whole.npz", images=smooth[:12])
+    told = alone("data", "whole.npz", "--against", small, "--seen-through", json.dumps(POOL), "--json").json
+    (between,) = told["between"]
+    assert between["through the damage"]["copies"] == 12
+    assert told["sets"][small]["observed share"]["mean"] == pytest.approx(0.25, abs=0.03)
+    (between,) = alone("data", "whole.npz", "--against", small, "--json").json["between"]
+    assert "through the damage" not in between
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--seen-through", json.dumps(POOL)), ("--against sets went through: name one",)),
+        (("--against", "digits", "--seen-through", json.dumps(POOL)), ("are (1, 8, 8) and Through shows (3, 4, 4)",)),
+        (("--against", "digits", "--seen-through", "{is: os.system}"), ("names os.system",)),
+        (("--against", "digits", "--seen-through", "{"), ("--seen-through", "is not plain YAML")),
+    ],
+)
+def test_what_a_folder_cannot_have_gone_through_is_one_sentence(alone, small, words, parts):
+    alone("data", small, *words).refused(*parts)

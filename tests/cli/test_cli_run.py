@@ -15,6 +15,7 @@ import time
 import pytest
 import yaml
 
+from pipeline.artifact import sealed
 from pipeline.place import Place
 from pipeline.store import Store
 
@@ -214,7 +215,7 @@ def test_a_hit_whose_manifest_disagrees_is_refused_and_kept(kintsugi, toy, tmp_p
     path = tmp_path / "runs/objects" / store.find(f"toy/{label}") / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["config"]["inner"]["rate"] = 0.75
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(sealed(manifest))
     before = path.read_bytes()
     for verb in ("plan", "run"):
         said = kintsugi(verb, "toy", "--value", "3")
@@ -222,6 +223,19 @@ def test_a_hit_whose_manifest_disagrees_is_refused_and_kept(kintsugi, toy, tmp_p
     if label == "first":  # also where what needs it is not made yet
         kintsugi("run", "toy", "--value", "4").refused("same address, other recipe")
     assert path.read_bytes() == before
+
+
+def test_a_manifest_changed_by_hand_is_found_and_gc_mends_it(kintsugi, toy, tmp_path):
+    kintsugi("run", "toy")
+    second = Store(str(tmp_path / "runs")).find("toy/second")
+    path = tmp_path / "runs/objects" / second / "manifest.json"
+    path.write_text(path.read_text().replace("0.5", "0.75"))
+    for verb in ("plan", "run"):
+        kintsugi(verb, "toy").refused(
+            second, "is damaged", f"kintsugi gc --damaged --yes --store file://{tmp_path}/runs"
+        )
+    assert kintsugi("gc", "--damaged", "--yes", "--json").json["deleted"] == [f"objects/{second}"]
+    assert kintsugi("run", "toy", "--json").json["steps"] == {"run": 1, "cached": 1}
 
 
 def test_a_damaged_file_is_found_when_it_is_read(kintsugi, toy, tmp_path):

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifact import sealed
 from pipeline.graph import Context, Event, Scale, Stage, Step, StepFailed, plan, run, step, walk
 from pipeline.lease import LEASE, WORK
 from pipeline.store import Store, StoreError
@@ -164,10 +165,24 @@ def test_a_changed_default_is_refused_by_plan_and_run(store, monkeypatch):
     manifest = f"objects/{step(Add('a')).address}/manifest.json"
     text = json.loads(store.place.read(manifest))
     text["config"]["inner"]["rate"] = 0.75
-    store.place.write(manifest, json.dumps(text))
+    store.place.write(manifest, sealed(text))
     for act in (lambda: plan(step(Add("a")), store), lambda: run(step(Add("a")), store, quiet)):
         with pytest.raises(StoreError, match=r"same address, other recipe: .* inner.rate = 0.75, not 0.5"):
             act()
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**30])
+def test_a_seed_beyond_64_bits_makes_no_step(seed):
+    @dataclass(frozen=True)
+    class Seeded(Stage):
+        seed: int
+
+        def run(self, at):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=r"seed is -?\d+: use an integer from"):
+        step(Seeded(seed))
+    assert step(Seeded(2**63 - 1)).fingerprint != step(Seeded(-(2**63))).fingerprint
 
 
 def test_independent_steps_run_side_by_side(store):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import store as store_module
-from pipeline.artifact import Damaged
+from pipeline.artifact import Damaged, sealed
 from pipeline.graph import Context, Stage, Step, step
 from pipeline.lease import LEASE, WORK
 from pipeline.place import Place, PlaceError
@@ -143,9 +144,37 @@ def test_a_manifest_that_lacks_a_field_is_damaged(store, field):
     for wrong in ({}, {field: 3}, {field: {"a": None}}, {field: {"a": {"sha256": "0"}}}):
         manifest = {k: v for k, v in artifact.manifest.items() if k != field} | wrong
         fits = field == "config" and isinstance(wrong.get(field), dict)
-        store.place.write(f"objects/{artifact.address}/manifest.json", json.dumps(manifest))
+        store.place.write(f"objects/{artifact.address}/manifest.json", sealed(manifest))
         with contextlib.nullcontext() if fits else pytest.raises(Damaged, match="is damaged"):
             store.artifact(artifact.address)
+
+
+def changes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tree with one of its values, at any depth, another one; and with one of them left out."""
+    for name, value in tree.items():
+        yield {k: v for k, v in tree.items() if k != name}
+        yield tree | {name: {} if value != {} else {"new": 1}}
+        if isinstance(value, dict):
+            yield from (tree | {name: inner} for inner in changes(value))
+
+
+def test_a_manifest_changed_by_hand_is_damaged_and_gc_takes_it(store):
+    artifact = made(store, step(Make()))
+    path = f"objects/{artifact.address}/manifest.json"
+    original = store.place.read(path)
+    wrong = list(changes(json.loads(original)))
+    assert len(wrong) > 20
+    for manifest in wrong:
+        store.place.write(path, json.dumps(manifest))
+        if "sha256" in manifest and "format" in manifest and manifest["format"] == 1:
+            with pytest.raises(Damaged, match="kintsugi gc --damaged --yes"):
+                store.artifact(artifact.address)
+            assert store.garbage(damaged=True) == [f"objects/{artifact.address}"]
+    store.place.write(path, json.dumps(json.loads(original), sort_keys=True))  # another layout is no other content
+    assert intact(store.artifact(artifact.address))
+    unsealed = {name: value for name, value in json.loads(original).items() if name != "sha256"}
+    store.place.write(path, json.dumps(unsealed))  # as written before there were seals
+    assert intact(store.artifact(artifact.address))
 
 
 def test_a_hostile_manifest_leads_nowhere_outside(store):
