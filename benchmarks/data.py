@@ -10,7 +10,6 @@ batch is timed by itself. On a busy machine only the ratios say something.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -241,7 +240,7 @@ def ingest(folder: Path, repeats: int, images: int) -> None:
     cap = 80 << 20
     cluster.STORE_BYTES = cap
     store, data = rows_of(folder, 5 * cap // (3 * 32 * 32))
-    seen: dict[str, list[float]] = {"store": [], "spilled": [], "rss": []}
+    seen: dict[str, list[float]] = {"store": [], "spilled": [], "rss": [], "driver": []}
     done = threading.Event()
     with cluster.connect() as capacity:
         watcher = threading.Thread(target=watch, args=(seen, done))
@@ -250,18 +249,16 @@ def ingest(folder: Path, repeats: int, images: int) -> None:
         run_graph(data, store, Clocked, capacity)
         done.set()
         watcher.join()
-    halves = np.array_split(np.array(seen["rss"]), 4)
+    rss, driver = (", ".join(f"{p.max():.0f}" for p in np.array_split(seen[who], 4)) for who in ("rss", "driver"))
     print(
         f"ingest of {5 * cap >> 20} MiB with a store of {cap >> 20} MiB: {time.perf_counter() - began:.0f} s, "
         f"peak store {max(seen['store']):.1f} MiB, spilled {max(seen['spilled']):.1f} MiB, "
-        "largest worker by quarter of the run "
-        + ", ".join(f"{part.max():.0f}" for part in halves)
-        + f" MiB, driver {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+        f"by quarter of the run the largest worker {rss} MiB, the driver {driver} MiB"
     )
 
 
 def watch(seen: dict[str, list[float]], done: threading.Event) -> None:
-    """Every half second: MiB in the object store, MiB spilled so far, and MiB of the largest worker."""
+    """Every half second: MiB in the object store, MiB spilled so far, MiB of the largest worker and of this process."""
     import ray
 
     while not done.wait(0.5):
@@ -271,18 +268,18 @@ def watch(seen: dict[str, list[float]], done: threading.Event) -> None:
         session = Path(ray._private.worker._global_node.get_session_dir_path())
         spilled = sum(f.stat().st_size for f in session.rglob("ray_spilled_objects*/*") if f.is_file())
         seen["spilled"].append(spilled / 2**20)
-        seen["rss"].append(max(workers(), default=0.0))
+        seen["rss"].append(max((rss for name, rss in processes("[0-9]*") if name.startswith("ray::")), default=0.0))
+        seen["driver"] += [rss for _, rss in processes("self")]
 
 
-def workers() -> Iterator[float]:
-    """MiB of each of this machine's Ray workers."""
-    for status in Path("/proc").glob("[0-9]*/status"):
+def processes(which: str) -> Iterator[tuple[str, float]]:
+    """(name, MiB) of this machine's processes."""
+    for status in Path("/proc").glob(f"{which}/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if fields.get("Name", "").startswith("ray::"):
-            yield int(fields.get("VmRSS", "0 kB").split()[0]) / 1024
+        yield fields.get("Name", ""), int(fields.get("VmRSS", "0 kB").split()[0]) / 1024
 
 
 PARTS = {

@@ -23,7 +23,7 @@ from pipeline.data.listing import shown
 from pipeline.data.records import Examples
 
 VERSION = 1
-GROUP = 1024  # rows in a row group, the unit of reading
+GROUP = 256  # rows in a row group, the unit of reading: neighbours, of which a shuffled batch should have few
 MAX_BYTES = 1 << 32  # of arrays in one shard: a few kilobytes of parquet can claim terabytes
 METADATA = b"kintsugi"
 PREFIX = "operator."

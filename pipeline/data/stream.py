@@ -1,6 +1,6 @@
 """Streamed rows: packed shards of any number, read in a shuffled order that needs no list of what is in them.
 
-The set's rows are cut into blocks of 1024 neighbours, as parquet files have row groups. Epoch e takes the blocks in the
+The set's rows are cut into blocks of 256 neighbours, as parquet files have row groups. Epoch e takes the blocks in the
 order of a permutation keyed by (seed, e), the partial block last, and every `window` consecutive blocks of that order
 are shuffled inside, row by row, by a permutation keyed by (seed, e, window). So which row has a position is a closed
 formula: any position is found in O(1), for any number of workers, and two windows of blocks are all that is in memory,

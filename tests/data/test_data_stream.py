@@ -15,14 +15,14 @@ import torch
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import InMemory, batches
 from pipeline.data.records import Examples
-from pipeline.data.shards import read_shard, write_shard
+from pipeline.data.shards import GROUP, read_shard, write_shard
 from pipeline.data.stream import WIDEST, Order, Streamed, _Windows
 from pipeline.place import Place
 
-COUNTS = (1500, 0, 700, 2600, 3, 1397)  # 6200 rows in 7 blocks, none of which begins where a shard does
+COUNTS = (1500, 0, 700, 2600, 3, 1397)  # 6200 rows in 25 blocks, of which none but the first begins where a shard does
 N = sum(COUNTS)
 SHAPE = (1, 2, 2)
-TIGHT = 2 * 2 * 1024 * 4  # bytes of two windows of two blocks
+TIGHT = 2 * 2 * GROUP * 4  # bytes of two windows of two blocks
 EXTRA = ("label", "operator.at")
 
 
@@ -67,7 +67,7 @@ def first(rows, count):
 def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
     place, rows = whole
     reader = stream(place, EXTRA)
-    assert reader.order == Order(N, 1024, 2)
+    assert reader.order == Order(N, GROUP, 2)
     assert (len(reader), reader.shape) == (N, SHAPE)
     for k, got in enumerate(first(reader.batches(500, 4, start=300), 30)):
         assert np.array_equal(got.index, reader.order.rows(4, 300 + 500 * k, 500))
@@ -77,7 +77,7 @@ def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
         assert torch.equal(got.x(), rows.x(got.index))
 
 
-@pytest.mark.parametrize("counts", [(1023, 2049), (1025, 2047), (1, 1024, 1), (1024, 1024)])
+@pytest.mark.parametrize("counts", [(GROUP - 1, 2 * GROUP + 1), (GROUP + 1, 2 * GROUP - 1), (1, GROUP, 1), (GROUP, GROUP)])
 def test_a_piece_of_a_shard_may_begin_or_end_at_any_row_of_a_row_group(counts):
     place, rows = stored(f"memory://edges-{counts}", counts)
     got = next(stream(place).batches(sum(counts), 0))
@@ -85,10 +85,10 @@ def test_a_piece_of_a_shard_may_begin_or_end_at_any_row_of_a_row_group(counts):
     assert np.array_equal(got.images, rows.images[got.index])
 
 
-@pytest.mark.parametrize("counts", [(1023, 3073), (4097,), (2047,)])
+@pytest.mark.parametrize("counts", [(GROUP - 1, 3 * GROUP + 1), (4 * GROUP + 1,), (2 * GROUP - 1,)])
 def test_while_the_last_window_of_an_epoch_is_read_the_first_of_the_next_is_fetched(counts):
     place, _ = stored(f"memory://ends-{counts}", counts)
-    last = -(-sum(counts) // 2048) - 1
+    last = -(-sum(counts) // (2 * GROUP)) - 1
     with _Windows(stream(place), 0) as windows:
         for _ in range(2):
             windows.get(5, last)
@@ -97,7 +97,7 @@ def test_while_the_last_window_of_an_epoch_is_read_the_first_of_the_next_is_fetc
 
 @pytest.mark.parametrize("memory", [0, 1, TIGHT - 1, TIGHT, 1 << 60])
 def test_two_windows_fit_into_memory_and_as_many_blocks_as_do_are_in_them(whole, memory):
-    window, block = stream(whole[0], memory=memory).order.window, 1024 * 4
+    window, block = stream(whole[0], memory=memory).order.window, GROUP * 4
     assert 2 * window * block <= memory or window == 1
     assert 2 * (window + 1) * block > memory or window == WIDEST
 
@@ -125,15 +125,15 @@ def test_in_memory_the_order_is_what_it_was(whole):
 def test_no_shard_is_opened_before_its_window_is_next(own):
     reader = stream(own)
     near = np.concatenate([reader.order.blocks(0, 0, w) for w in (0, 1)])
-    held = reader.manifest.shard_of(np.minimum(near[:, None] * 1024 + np.arange(1024), N - 1))[0]
+    held = reader.manifest.shard_of(np.minimum(near[:, None] * GROUP + np.arange(GROUP), N - 1))[0]
     gone = set(reader.manifest.filled().tolist()) - set(np.unique(held).tolist()) - {0}
     assert gone, "another seed is needed for this test"
     for shard in gone:
         own.remove(name(shard))
-    rows = reader.batches(1024, 0)
+    rows = reader.batches(GROUP, 0)
     assert len(first(rows, 2)) == 2
     with pytest.raises(ValueError, match="is missing"):
-        first(rows, 5)
+        first(rows, 24)
 
 
 def test_any_fsspec_url_is_read_from(whole):
@@ -176,7 +176,7 @@ def test_a_damaged_shard_is_named(own, refused, change):
 
 def test_a_flipped_bit_is_found_where_pages_have_checksums(own, refused):
     path = own.at(name(3))
-    pq.write_table(pq.read_table(path), path, write_page_checksum=True, row_group_size=1024, use_dictionary=False)
+    pq.write_table(pq.read_table(path), path, write_page_checksum=True, row_group_size=GROUP, use_dictionary=False)
     assert len(first(stream(own).batches(256, 0), 30)) == 30
     at = pq.read_metadata(path).row_group(1).column(1)
     assert at.path_in_schema == "image"
@@ -202,7 +202,7 @@ def test_shards_of_another_set_are_named(own, refused):
 
 
 def test_row_groups_that_would_fill_the_memory_are_not_read(whole, monkeypatch, refused):
-    monkeypatch.setattr("pipeline.data.stream.MAX_BYTES", 1024 * 4 - 1)
+    monkeypatch.setattr("pipeline.data.stream.MAX_BYTES", GROUP * 4 - 1)
     with refused("its row groups", "would take more"):
         first(stream(whole[0]).batches(256, 0), 9)
 
