@@ -77,7 +77,10 @@ def test_rows_come_in_the_stated_order_with_all_their_columns(whole):
         assert torch.equal(got.x(), rows.x(got.index))
 
 
-@pytest.mark.parametrize("counts", [(GROUP - 1, 2 * GROUP + 1), (GROUP + 1, 2 * GROUP - 1), (1, GROUP, 1), (GROUP, GROUP)])
+EDGES = [(GROUP - 1, 2 * GROUP + 1), (GROUP + 1, 2 * GROUP - 1), (1, GROUP, 1), (GROUP, GROUP)]
+
+
+@pytest.mark.parametrize("counts", EDGES)
 def test_a_piece_of_a_shard_may_begin_or_end_at_any_row_of_a_row_group(counts):
     place, rows = stored(f"memory://edges-{counts}", counts)
     got = next(stream(place).batches(sum(counts), 0))
