@@ -4,8 +4,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # Processes share the tests, but one local Ray is enough for a machine.
 SHARED := -n auto --maxprocesses 4
-# Two thirds of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
-DEMO ?= --set view_fit.images=72000 --set joint_fit.images=120000
+# Two fifths of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
+DEMO ?= --set view_fit.images=44000 --set joint_fit.images=80000
 
 .PHONY: demo test check format lock clean
 
