@@ -80,6 +80,7 @@ def of_dit(config, c, dims):
 FORMS = {"normed": of_normed, "preserving": of_preserving, "dit": of_dit, "rotary": of_dit}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 9), (3, 8, 8), (2, 4, 8, 8)])
 @pytest.mark.parametrize("name", FORMS)
 def test_parameters_are_as_the_closed_form_has_them(name, shape):
@@ -87,6 +88,7 @@ def test_parameters_are_as_the_closed_form_has_them(name, shape):
     assert count(config, shape, shape[0], shape[0]).parameters == FORMS[name](config, shape[0], len(shape) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", Preset)
 def test_a_preset_has_as_many_parameters_as_its_name_and_the_closed_form_say(preset):
     config = preset.value

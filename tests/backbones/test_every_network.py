@@ -44,6 +44,7 @@ def test_rows_do_not_mix_and_noise_levels_matter(name):
     assert (net(x, c + 0.1, cond) - whole).abs().amax(dim=(1, 2, 3)).min() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_label_is_learned_and_its_absence_is_the_mean(name):
     """x is white noise and says nothing; the target is the label's: what is left is to know the label."""
@@ -195,6 +196,7 @@ def test_sizes_that_cannot_be_are_refused(kind, wrong, says):
         kind(**wrong)
 
 
+@pytest.mark.slow
 def test_networks_need_torch_alone(fresh):
     rooms = "adm, dit, presets, count, diffusers_model"
     code = f"import sys; from pipeline.backbones import {rooms}; "

@@ -53,6 +53,7 @@ def chosen(part: Part, shards: list[list[str]], most: int = 1 << 18) -> list[lis
     return [found.places(names).tolist() for names in shards]
 
 
+@pytest.mark.slow
 @given(ids, st.data(), st.integers(0, 3), st.sampled_from([0, 1, 4, 50]))
 def test_a_part_is_a_range_of_ranks_however_the_rows_are_cut_into_shards(names, data, seed, most):
     """The ranks as one would say them: everything sorted at once."""

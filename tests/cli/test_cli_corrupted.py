@@ -69,6 +69,7 @@ def test_a_mixture_and_wrong_labels_from_the_command_line_end_to_end(alone, phot
     assert alone("plan", "corrupted", *words, "--json").json["missing"] == 0
 
 
+@pytest.mark.slow
 def test_a_file_and_the_command_line_name_the_same_set(alone, photos, tmp_path):
     options = {"data": str(photos), "corruption": yaml.safe_load(JPEG), "caption_condition": yaml.safe_load(SWAP)}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(options))

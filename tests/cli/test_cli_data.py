@@ -146,6 +146,7 @@ def test_noisy_copies_of_clean_images_are_a_leak(data, tmp_path, images, declare
     assert own.json["leaks"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corruption", "seen"),
     [

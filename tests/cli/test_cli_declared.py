@@ -78,6 +78,7 @@ def exported(rows, corruption: Corruption, path, white: float) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_corrupted_exported_and_declared_is_corrupted(case, here, full, tmp_path):
     corruption, store = CASES[case], Store(str(tmp_path / "s"))
@@ -240,6 +241,7 @@ def test_a_folder_is_looked_at_through_what_it_is_said_to_have_gone_through(alon
     assert "through the damage" not in between
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -50,6 +50,7 @@ def test_ls_does_not_call_damaged_what_another_version_wrote(kintsugi, rot):
     kintsugi("gc", "--damaged", "--yes").refused("format 99")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", DAMAGED)
 def test_what_needs_it_is_refused_and_gc_mends_it(kintsugi, rot, tmp_path, text):
     first, second = rot(text)

@@ -15,6 +15,7 @@ def test_the_digits_are_as_many_as_they_say():
     assert Digits().count() == COUNT == sum(1 for piece in Digits().pieces() for _ in Digits().read(piece))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["plan", "run"])
 @pytest.mark.parametrize(
     ("words", "part"),

@@ -79,6 +79,7 @@ def told(folder: Path) -> list[str]:
     return (folder / "told").read_text().split()
 
 
+@pytest.mark.slow
 def test_the_second_run_waits_for_what_the_first_is_making_and_takes_it(start, tmp_path):
     one = start()
     begun(tmp_path, 1)
@@ -94,6 +95,7 @@ def test_the_second_run_waits_for_what_the_first_is_making_and_takes_it(start, t
     assert told(tmp_path) == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_the_second_run_takes_over_from_a_first_that_is_killed(start, tmp_path):
     one = start()
     begun(tmp_path, 1)

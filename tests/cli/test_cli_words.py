@@ -8,7 +8,8 @@ import os
 import pytest
 
 from pipeline.engine.track import without_password
-from stages.__main__ import FULL, VERBS, main
+from stages.__main__ import VERBS, main
+from stages.failures import FULL
 
 
 @pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])

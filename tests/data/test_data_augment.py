@@ -19,6 +19,7 @@ def pixels(count: int, height: int, width: int) -> torch.Tensor:
     return torch.arange(1, count * height * width + 1).view(count, 1, height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pixels_exposed_in_all_epochs_are_exactly_those_observed(kind, sides):

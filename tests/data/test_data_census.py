@@ -31,6 +31,7 @@ def rows(n: int, dtype: type = np.uint8, seed: int = 0, channels: int = 3) -> Ex
     return Examples(tuple(f"{seed}-{i}" for i in range(n)), images.astype(dtype), label, {}, caption)
 
 
+@pytest.mark.slow
 @given(counts, counts, counts)
 def test_tallies_are_a_commutative_monoid_however_many_values_there_are(a, b, c):
     x, y, z = (Tally.of(part) for part in (a, b, c))
@@ -44,6 +45,7 @@ def test_tallies_are_a_commutative_monoid_however_many_values_there_are(a, b, c)
     assert all(whole[value] == count for value, count in (x + y + z).counts.items())
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.sampled_from([np.uint8, np.float16]), st.randoms())
 def test_the_census_of_parts_in_any_order_is_that_of_the_whole(sizes, dtype, random):
     whole = rows(sum(sizes), dtype)

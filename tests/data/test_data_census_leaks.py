@@ -86,6 +86,7 @@ def test_chance_is_how_often_images_that_did_not_leak_are_taken_for_others(cut):
     assert not found.likely
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [Noisy(noise=2.0), PixelMask(0.5, noise=1.5)], ids=str)
 def test_black_and_white_images_that_8_bits_cut_off_are_recognised_whatever_their_hidden_pixels_hold(noise):
     images = np.where(smooth(260, 16) >= 128, 255, 0).astype(np.uint8)

@@ -41,6 +41,7 @@ def recoded(image: np.ndarray, size: int | None = None, quality: int | None = No
     return np.asarray(picture).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.integers(0, 7), st.sampled_from([3, 1 << 20]))
 def test_the_search_finds_exactly_the_pairs_that_comparing_all_finds(seed, radius, chunk):
     rng = np.random.default_rng(seed)
@@ -137,6 +138,7 @@ def test_the_64_lowest_frequencies_are_seen_and_neither_the_mean_nor_higher_ones
     assert max(radius[True]) <= min(radius[False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"quality": 75}, {"size": 16}, {"size": 48}, {"size": 64, "quality": 85}], ids=lambda c: str(c)
 )

@@ -185,6 +185,7 @@ def mixed(put: Callable[[str, bytes], None]) -> None:
         put(f"data/{name}.parquet", file.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "memory", "s3", "hf"])
 def test_a_split_a_glob_and_columns_are_chosen_anywhere(kind, request, tmp_path: Path, monkeypatch, ingested, refused):
     if kind == "hf":

@@ -96,6 +96,7 @@ def test_heun_follows_the_flow_from_any_start(start):
     torch.testing.assert_close(made, GAUSSIAN.flow(x, sigma), atol=3e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_heun_recovers_mean_and_covariance_of_a_gaussian():
     made = samples(GAUSSIAN, Heun(steps=40), (3,), range(8_000), seed=0, batch=8_000).double()
     torch.testing.assert_close(made.mean(0), GAUSSIAN.mean, atol=0.02, rtol=0)
@@ -146,6 +147,7 @@ def test_log_prob_is_the_normal_density():
             still.log_prob(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_sample_i_is_the_same_to_the_bit_in_any_batch(sampler):
     ids = range(23)

@@ -71,6 +71,7 @@ def assert_order(order, error, grids, within):
     assert all(abs(slope - order) < within for slope in slopes), (errors, slopes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "order"), [(Euler, 1), (DDIM, 1), (Heun, 2), (DPMSolver2M, 2)], ids=lambda v: getattr(v, "__name__", v)
 )
@@ -84,6 +85,7 @@ def test_order_along_the_flow_of_a_mixture(kind, order):
     assert_order(order, error, [32, 64, 128, 256], within=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "order", "within"),
     [

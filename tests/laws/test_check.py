@@ -115,6 +115,7 @@ BROKEN: dict[type[LinearMap], str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda c: c.__name__)
 def test_a_broken_law_is_named(broken):
     with pytest.raises(ValueError, match=f"{broken.__name__} breaks '.*{BROKEN[broken]}"):

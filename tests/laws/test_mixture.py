@@ -201,6 +201,7 @@ def test_what_cannot_be_undone_refuses_its_adjoint_even_within_others():
 WORDS = [f"a photo of thing {i % 5}" for i in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Symmetric(0.3, 5), Symmetric(1.0, 3), ClassMap(0.4, (1, 0, 2)), Symmetric(0.0, 4)])
 def test_labels_are_told_as_the_matrix_says(error):
     T, n = error.matrix(), 3000

@@ -57,6 +57,7 @@ def whole():
     return state, log[:STEPS], metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", range(1, STEPS + 1))
 def test_a_run_cut_after_any_step_goes_on_as_if_it_were_not(whole, tmp_path, cut, caplog):
     want, order, told = whole

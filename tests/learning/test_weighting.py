@@ -31,6 +31,7 @@ class Known(Objective):
         return 0.05 + sigma**2 / (1 + sigma**2)
 
 
+@pytest.mark.slow
 def test_at_the_optimum_exp_u_is_the_loss_of_each_level():
     optim = AdamW(lr=0.1, betas=(0.9, 0.99), schedule=Cosine(300 * 128))
     state = State.create(build(), optim, weight=LevelWeight())

@@ -135,6 +135,7 @@ def test_every_field_is_written_and_a_class_is_named_only_where_it_could_be_anot
     assert all("is" not in item for item in tree["stages"])
 
 
+@pytest.mark.slow
 @given(trains, trains)
 def test_replacing_every_leaf_turns_one_tree_into_the_other(a, b):
     for f in dataclasses.fields(Train):

@@ -228,6 +228,7 @@ def alone(url: str, times: str) -> None:
     print(met)
 
 
+@pytest.mark.slow
 def test_many_processes_are_never_two_at_once(tmp_path, background):
     children = [
         background("import sys, test_lease as t; t.alone(*sys.argv[1:])", str(tmp_path / "x"), "6") for _ in "abc"

@@ -309,6 +309,7 @@ def children(url: str, beginning: int) -> None:
         made(Store(url), step(Make(str(i))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_kill_at_any_phase_leaves_no_artifact_and_the_next_takes_the_attempt_over(tmp_path, background, phase):
     store, node = Store(str(tmp_path)), step(Make())
