@@ -57,9 +57,10 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, running, verb_data, verbs
+    from stages import doctor, running, verb_data, verb_models, verbs
 
-    return next(getattr(module, verb) for module in (running, verbs, doctor, verb_data) if hasattr(module, verb))
+    modules = (running, verbs, verb_models, doctor, verb_data)
+    return next(getattr(module, verb) for module in modules if hasattr(module, verb))
 
 
 def _say(sentence: str, code: int, debug: bool) -> int:

@@ -35,7 +35,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Compare(Stage):
-    """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`.
+    """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`, if any is.
 
     Args:
         title: the report's heading.
@@ -52,7 +52,7 @@ class Compare(Stage):
     title: str
     contestants: tuple[Contestant, ...]
     data: tuple[Shown, ...]
-    against: str
+    against: str | None
     ceiling: str | None = None
     calibration: Step | None = None
     base: Step | None = None
@@ -82,6 +82,8 @@ class Compare(Stage):
     def metrics(self, found: dict[str, dict[str, Any]]) -> dict[str, float]:
         """{"denoising_error/<name>", "frechet/<name>", "ratio", and "gap_closed" where there is a ceiling}."""
         values = {f"{kind}/{name}": m[kind] for kind in ("denoising_error", "frechet") for name, m in found.items()}
+        if self.against is None:
+            return values
         best, base = (found[n]["denoising_error"] for n in (self.contestants[0].name, self.against))
         values["ratio"] = best / base
         if self.ceiling is not None:
@@ -90,7 +92,10 @@ class Compare(Stage):
 
     def verdict(self, metrics: dict[str, float]) -> str:
         """One plain sentence."""
-        name, percent = self.contestants[0].name, 100 * (1 - metrics["ratio"])
+        name = self.contestants[0].name
+        if self.against is None:
+            return f"On held-out images the denoising error of {name} is {metrics[f'denoising_error/{name}']:.4f}."
+        percent = 100 * (1 - metrics["ratio"])
         said = f"{abs(percent):.1f}% {'lower' if percent >= 0 else 'higher'} than {self.against}'s"
         text = f"On held-out images the denoising error of {name} is {said}"
         if self.ceiling is not None:
@@ -101,8 +106,14 @@ class Compare(Stage):
         rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
         card = next(iter(found.values()))["cards"]["frechet"]
         sigma = next(iter(found.values()))["sigma"]
-        base = np.array(found[self.against]["mse"])
-        relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
+        if self.against is None:
+            shown = curves(sigma, {name: m["mse"] for name, m in found.items()}, "σ", "mean-square error", log_y=True)
+            over = ("error over noise levels", shown)
+        else:
+            base = np.array(found[self.against]["mse"])
+            relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
+            shown = curves(sigma, relative, "σ", f"mean-square error / {self.against}'s")
+            over = (f"error over noise levels, relative to {self.against}", shown)
         return Section(
             "Numbers",
             [f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."],
@@ -113,10 +124,7 @@ class Compare(Stage):
                     "denoising error",
                     bars({n: m["denoising_error"] for n, m in found.items()}, "weighted error, held out"),
                 ),
-                (
-                    f"error over noise levels, relative to {self.against}",
-                    curves(sigma, relative, "σ", f"mean-square error / {self.against}'s"),
-                ),
+                over,
             ],
         )
 

@@ -25,6 +25,7 @@ from pipeline.objectives.residual import ResidualDenoising
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
+from stages.labels import classes_of
 from stages.train import Fit, reader
 
 
@@ -57,6 +58,10 @@ class Combine(Stage):
     bins: Bins = Bins()
     draws: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(classes_of(view.model.stage) for view in self.views):
+            raise ValueError("models are combined without labels: leave condition out of the views' backbones")
 
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]

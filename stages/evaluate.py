@@ -15,11 +15,15 @@ from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.frechet import Features, Pixels, frechet
 from pipeline.store import Artifact
 from stages.corrupt import load
+from stages.labels import classes_of
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
-    """`metrics.json`: denoising error of `model` on `test`, per level and in all; Fréchet distance of `samples`."""
+    """`metrics.json`: denoising error of `model` on `test`, per level and in all; Fréchet distance of `samples`.
+
+    A model that takes labels is told those of the test images.
+    """
 
     version: ClassVar[int] = 2  # 2: two noises an image and level, where there were four
 
@@ -44,8 +48,12 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact, samples: Artifac
         raise ValueError(
             f"the model makes images {tuple(D.config.shape)}, the test images are {held.shape}: name others"
         )
-    x0 = held.x().to(device)
-    total, errors = stage.error(D, x0, held.ids)
+    x0, classes = held.x().to(device), classes_of(D.config)
+    if classes and not ((held.label >= 0) & (held.label < classes)).all():
+        raise ValueError(
+            f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
+        )
+    total, errors = stage.error(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
     found: dict[str, Any] = {
         "denoising_error": total,
         "sigma": stage.error.sigmas().tolist(),

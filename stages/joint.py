@@ -25,6 +25,7 @@ from pipeline.objectives.objective import Batch
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
+from stages.labels import classes_of, only_labels, taught, told
 from stages.train import Fit, save
 
 
@@ -44,7 +45,7 @@ class TrainJoint(Stage):
         views: the views and their rows.
         clean: whole images; they are rows of every view, too.
         share: the share of every batch that is whole images; the views have equal parts of the rest.
-        backbone: the network.
+        backbone: the network; one whose condition is `Labels` is told the rows' labels.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
     """
@@ -64,6 +65,7 @@ class TrainJoint(Stage):
         if self.fit.shift:
             raise ValueError("fit.shift moves rows away from the place their view has: leave it 0 for joint training")
         self.quotas()
+        only_labels(self)
 
     @property
     def network(self) -> Joint.Config:
@@ -73,7 +75,9 @@ class TrainJoint(Stage):
 
     def run(self, at: Context) -> None:
         views = [at.open(view.data) for view in self.views]
-        metrics = train(partial(_course, self, views, at.open(self.clean)), save, at, self.fit.cadence)
+        clean = at.open(self.clean)
+        taught([*views, clean], classes_of(self), at)
+        metrics = train(partial(_course, self, views, clean), save, at, self.fit.cadence)
         at.out.write("metrics.json", json.dumps(metrics))
 
     def quotas(self) -> list[int]:
@@ -86,11 +90,14 @@ class TrainJoint(Stage):
 
 
 def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: torch.device) -> Course:
-    whole = load(clean).x()
-    kinds = []
+    full = load(clean)
+    whole, kinds, told_of = full.x(), [], []
     for view, data in zip(stage.views, views, strict=True):
-        kinds.append(torch.cat([view.map.adjoint(load(data).x()), view.map.adjoint(view.map(whole))]))
+        rows = load(data)
+        kinds.append(torch.cat([view.map.adjoint(rows.x()), view.map.adjoint(view.map(whole))]))
+        told_of += [rows.label, full.label]
     kinds.append(whole)
+    labels = np.concatenate([*told_of, full.label]) if classes_of(stage) else None
     numbers = [math.prod(view.map.out_shape) for view in stage.views] + [whole[0].numel()]
     centres = torch.stack([rows.mean(0) for rows in kinds])
     spread = tuple(
@@ -106,7 +113,7 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
     of = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(kinds)])
     return Course(
         state=stage.fit.state(model),
-        batches=partial(mixed, kinds, stage.quotas(), stage.seed),
+        batches=partial(mixed, kinds, stage.quotas(), stage.seed, labels=labels, share=stage.fit.unconditional),
         objective=JointDenoising(model, of),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
@@ -115,11 +122,20 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
     )
 
 
-def mixed(kinds: list[Tensor], quotas: list[int], seed: int, start: int, rank: int, world: int) -> Iterator[Batch]:
+def mixed(
+    kinds: list[Tensor],
+    quotas: list[int],
+    seed: int,
+    start: int,
+    rank: int,
+    world: int,
+    labels: np.ndarray | None = None,
+    share: float = 0.0,
+) -> Iterator[Batch]:
     """A course's batches: quotas[k] rows of kinds[k] (N_k, *) in every global batch, evenly interleaved.
 
     Row i of all kinds together has index i. Each kind runs through its own epochs, in an order that is a pure function
-    of (seed, kind, step).
+    of (seed, kind, step). Of `labels`, those of all kinds' rows, a `share` is not told.
     """
     total = sum(quotas)
     # Levels are stratified over a batch's places, so no kind may have a stretch of places to itself.
@@ -134,5 +150,8 @@ def mixed(kinds: list[Tensor], quotas: list[int], seed: int, start: int, rank: i
             for first, x, own, q in zip(firsts, kinds, seeds, quotas, strict=False)
         ]
         index = torch.from_numpy(np.concatenate(drawn)[mine])
-        yield Batch(rows[index], index=index, offset=rank * (total // world), total=total)
+        offset, cond = rank * (total // world), None
+        if labels is not None:
+            cond = told(labels[index.numpy()], share, Key(seed).fold("unconditional", step * total), offset, total)
+        yield Batch(rows[index], cond, index, offset, total)
         step += 1

@@ -25,14 +25,18 @@ def of_recipe(target: Step) -> Named:
 
 def of_artifact(made: Artifact) -> Named:
     """(path in denoiser.json, count) of every network of a model; none if the artifact is no model."""
-    if DESCRIPTION not in made.names():
-        return
+    if DESCRIPTION in made.names():
+        for path, found in networks(described(made)):
+            yield path or "network", found
+
+
+def described(made: Artifact) -> Trained:
+    """What a model is built from. Raises: ConfigError: its description cannot be read."""
     try:
         told = json.loads(made.read(DESCRIPTION))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise config.ConfigError(f"{DESCRIPTION} of {made.address} cannot be read ({error}): make it again") from error
-    for path, found in networks(config.from_json(Trained, told, DESCRIPTION)):
-        yield path or "network", found
+    return config.from_json(Trained, told, DESCRIPTION)
 
 
 def lines(found: Iterable[tuple[str, Count]]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pipeline.keys import Key
 from pipeline.learning.weights import unpack
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
+from stages.labels import classes_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Restore(Stage):
     """Rows x ~ p(x₀ | A x₀ = y) for every row y of `data`, by posterior sampling; A x = y holds for each of them.
 
     Args:
-        model: a denoiser of whole images.
+        model: a denoiser of whole images, which is told the rows' labels where it takes any.
         data: rows that were seen through `map`, without noise.
         map: the view A.
         draws: images a row; they have the row's id and their number.
@@ -73,6 +74,7 @@ def _restore(stage: Restore, model: Artifact, data: Artifact, piece: tuple[int, 
         at = np.arange(start, min(start + stage.batch, len(rows)))
         keys = [Key(stage.seed).fold("restore", rows.ids[k]).fold("draw", draw) for k in at]
         x = normal(stage.map.in_shape, [key.fold("start").numpy() for key in keys], device) * stage.sampler.sigma_max
-        done.append(stage.sampler(Posterior(D, stage.map, rows.x(at).to(device)), x, keys=keys).cpu())
+        cond = torch.from_numpy(rows.label[at]).to(device) if classes_of(D.config) else None
+        done.append(stage.sampler(Posterior(D, stage.map, rows.x(at).to(device)), x, cond=cond, keys=keys).cpu())
     ids = [f"{text}~{draw}" for text in rows.ids]
     return Examples.from_x(ids, torch.cat(done), rows.label, caption=rows.caption), {}

@@ -17,7 +17,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.augment import Augment
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
-from pipeline.data.reader import InMemory, Reader
+from pipeline.data.reader import LABEL, InMemory, Reader
 from pipeline.data.records import Examples
 from pipeline.data.stream import Streamed
 from pipeline.diffusion.levels import Levels, Stratified
@@ -37,6 +37,7 @@ from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
+from stages.labels import classes_of, only_labels, taught, told
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Fit:
         weigh_levels: whether the weight of each noise level is learned too, so that all come to count alike.
         posthoc: averages to keep from which those of any width are made afterwards (stages/average.py).
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
+        unconditional: the share of labels that a network with classes is not told, so that it can also do without;
+            0.1 as a rule where classifier-free guidance is wanted.
     """
 
     images: int = 96_000
@@ -72,12 +75,15 @@ class Fit:
     bf16: bool = False
     weigh_levels: bool = False
     posthoc: PostHoc | None = None
+    unconditional: float = 0.0
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
             raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory is {self.memory}: give the GiB of images to hold, or 0 to stream every set")
+        if not 0 <= self.unconditional < 1:
+            raise ValueError(f"unconditional is {self.unconditional}: give a share of the labels within [0, 1)")
 
     def decayed(self, weight_decay: float) -> Fit:
         """The same with another weight decay."""
@@ -115,7 +121,7 @@ class Train(Stage):
 
     Args:
         data: the rows it learns from.
-        backbone: the network.
+        backbone: the network; one whose condition is `Labels` is told the rows' labels.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
         also: further rows, such as restored ones; every batch has rows of each set by the weights.
@@ -131,6 +137,7 @@ class Train(Stage):
 
     def __post_init__(self) -> None:
         self.weights()
+        only_labels(self)
 
     def weights(self) -> tuple[int, ...]:
         """Of `data` and the sets in `also`, as whole numbers."""
@@ -143,6 +150,7 @@ class Train(Stage):
 
     def run(self, at: Context) -> None:
         sets = [at.open(self.data), *(at.open(share.data) for share in self.also)]
+        taught(sets, classes_of(self), at)
         metrics = train(partial(course, self, sets), save, at, self.fit.cadence)
         at.out.write("metrics.json", json.dumps(metrics))
 
@@ -151,7 +159,8 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
     if stage.fit.shift and any(Manifest.open(data.file).more.get("damage") for data in sets):
         raise ValueError("fit.shift repeats edges and these rows arrived noisy, which that would falsify: leave it 0")
-    parts = tuple(opened(data, stage.fit.memory / len(sets)) for data in sets)
+    columns = (LABEL,) if classes_of(stage) else ()
+    parts = tuple(opened(data, stage.fit.memory / len(sets), columns) for data in sets)
     rows = parts[0] if len(parts) == 1 else Mixed(parts, stage.weights())
     centre, spread = rows.moments()
     precond = EDM(sigma_data=spread)
@@ -175,31 +184,33 @@ def save(state: State) -> dict[str, bytes]:
     return pack(state.result())
 
 
-def opened(data: Artifact, memory: float) -> Reader:
+def opened(data: Artifact, memory: float, columns: tuple[str, ...] = ()) -> Reader:
     """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed."""
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
     if "mask" in manifest.more.get("damage", []):
         raise ValueError(f"the rows of {data.address} are seen through masks, which this training would learn as grey")
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
-        return InMemory(load(data))
-    return Streamed(data.place, manifest, memory=most)
+        return InMemory(load(data), columns)
+    return Streamed(data.place, manifest, columns, most)
 
 
 def reader(rows: Reader | Examples, fit: Fit, seed: int) -> Callable[[int, int, int], Iterator[Batch]]:
-    """`batches(start, rank, world)` of a course: keyed order, keyed shifts, the same for every world size."""
+    """`batches(start, rank, world)` of a course: keyed order, shifts and labels, the same for every world size."""
     source = InMemory(rows) if isinstance(rows, Examples) else rows
     turn = Augment()
 
     def stream(start: int, rank: int, world: int) -> Iterator[Batch]:
         share = fit.batch // world
         for k, part in enumerate(source.batches(fit.batch, seed, start, rank, world)):
-            x = part.x()
+            x, at, cond = part.x(), start + k * fit.batch, None
             if fit.shift:
-                keyed = Key(seed).fold("shift", start + k * fit.batch)
-                x = shifted(x, fit.shift, keyed, rank * share, fit.batch)
+                x = shifted(x, fit.shift, Key(seed).fold("shift", at), rank * share, fit.batch)
             if fit.dihedral:
-                x = turn({"x": x}, seed, start + k * fit.batch + rank * share)["x"]
-            yield Batch(x, index=torch.from_numpy(part.index), offset=rank * share, total=fit.batch)
+                x = turn({"x": x}, seed, at + rank * share)["x"]
+            if LABEL in part.columns:
+                keyed = Key(seed).fold("unconditional", at)
+                cond = told(part.columns[LABEL], fit.unconditional, keyed, rank * share, fit.batch)
+            yield Batch(x, cond, torch.from_numpy(part.index), rank * share, fit.batch)
 
     return stream
 

@@ -1,11 +1,10 @@
-"""The other commands: show, diff, ls, gc, sample, evaluate."""
+"""Commands about what there is, show, diff, ls and gc, and what other commands make steps with."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -183,87 +182,6 @@ def gc(words: list[str]) -> int:
     for name in garbage:
         print(f"{'deleted' if asked.yes else 'not needed:'} {name}")
     print(f"{len(garbage)} {'deleted' if asked.yes else 'found; --yes deletes them'}")
-    return 0
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Draw images from a model and write them as one PNG."""
-
-    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
-    count: int = 64
-    out: Annotated[Path, tyro.conf.arg(help="the picture to write")] = Path("samples.png")
-    seed: int = 0
-    steps: Annotated[int | None, tyro.conf.arg(help="steps of the sampler, 18 unless it says otherwise")] = None
-    sampler: Annotated[
-        str | None,
-        tyro.conf.arg(
-            metavar="YAML", help="such as '{is: pipeline.diffusion.multistep.DPMSolver2M}'; Heun if not given"
-        ),
-    ] = None
-    guide: Annotated[str | None, tyro.conf.arg(help="a worse model of the same images, to lean away from")] = None
-    weight: Annotated[float, tyro.conf.arg(help="how far to lean away from the guide; 1 is not at all")] = 2.0
-    interval: Annotated[
-        tuple[float, float] | None, tyro.conf.arg(help="the noise levels between which the guide is heard")
-    ] = None
-    store: StoreOption = "runs"
-    json: JsonOption = False
-
-
-def sample(words: list[str]) -> int:
-    """`kintsugi sample MODEL`."""
-    from pipeline.diffusion.sample import Heun, Sampler
-    from stages.sample import Sample
-
-    asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
-    sampler = Heun()
-    if asked.sampler is not None:
-        sampler = config.from_json(Sampler, recipes.read_yaml(asked.sampler, "--sampler"), "sampler")
-    if asked.steps is not None:
-        sampler = config.replace(sampler, "steps", asked.steps)
-    store = Store(asked.store)
-    model, guide = _model(store, asked.model), None if asked.guide is None else _model(store, asked.guide)
-    heard = {"guide": guide, "weight": asked.weight, "interval": asked.interval}
-    made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_bytes(made.read("samples.png"))
-    said = {"samples": made.address, "picture": str(asked.out)}
-    print(json.dumps(said) if asked.json else f"wrote {asked.out} ({made.address})")
-    return 0
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Measure a model on a set of rows that it has not seen: denoising error, and Fréchet distance of samples."""
-
-    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
-    test: Annotated[str, tyro.conf.arg(help="a set of rows in the store, such as partial_views/data/test")]
-    samples: Annotated[int, tyro.conf.arg(help="images to draw for the Fréchet distance; 0: leave it out")] = 256
-    seed: int = 0
-    store: StoreOption = "runs"
-    json: JsonOption = False
-
-
-def evaluate(words: list[str]) -> int:
-    """`kintsugi evaluate MODEL --test SET`."""
-    from stages.evaluate import Evaluate
-    from stages.sample import Sample
-
-    asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
-    store = Store(asked.store)
-    model, test = _model(store, asked.model), Given.find(store, asked.test)
-    if "dataset.json" not in store.artifact(test.address).names():
-        raise config.ConfigError(
-            f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"
-        )
-    drawn = graph.step(Sample(model, asked.samples, seed=asked.seed), "samples") if asked.samples else None
-    found = make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
-    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
-    if asked.json:
-        print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": found["cards"]}))
-        return 0
-    for name, value in numbers.items():
-        print(f"{name:<20} {value:.4f}")
     return 0
 
 

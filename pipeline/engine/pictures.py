@@ -35,6 +35,31 @@ def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> byt
     return buffer.getvalue()
 
 
+def lines(images: np.ndarray, labels: np.ndarray, most: int = 16) -> bytes:
+    """Images (N, C, H, W) uint8, a line for each of their labels (N,) in ascending order, which stand before them.
+
+    The first `most` labels are shown, and the first `most` images of each.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    kinds = np.unique(labels)[:most]
+    rows = [images[labels == kind][:most] for kind in kinds]
+    columns = max(map(len, rows))
+    white = np.full((1, *images.shape[1:]), 255, np.uint8)
+    filled = [np.concatenate([row, white.repeat(columns - len(row), 0)]) for row in rows]
+    plain = Image.open(io.BytesIO(grid(np.concatenate(filled), columns)))
+    font, each = ImageFont.load_default(16), plain.height / len(rows)
+    margin = 12 + max(round(font.getlength(str(kind))) for kind in kinds)
+    canvas = Image.new("RGB", (plain.width + margin, plain.height), "white")
+    canvas.paste(plain, (margin, 0))
+    draw = ImageDraw.Draw(canvas)
+    for i, kind in enumerate(kinds):
+        draw.text((margin - 6, (i + 0.5) * each), str(kind), "black", font, anchor="rm")
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def curves(
     x: Sequence[float], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_y: bool = False
 ) -> bytes:

@@ -39,17 +39,18 @@ class DenoisingError:
         return torch.logspace(torch.tensor(self.low).log10(), torch.tensor(self.high).log10(), self.levels)
 
     @torch.no_grad()
-    def __call__(self, D: Denoiser, x0: Tensor, ids: Sequence[str]) -> tuple[float, Tensor]:
-        """(E, errors (levels,)) of D on x0 (B, *); the noise of an image is keyed by its id, level and draw."""
+    def __call__(self, D: Denoiser, x0: Tensor, ids: Sequence[str], cond: Tensor | None = None) -> tuple[float, Tensor]:
+        """(E, errors (levels,)) of D, told `cond`, on x0 (B, *); noise is keyed by an image's id, level and draw."""
         errors = torch.zeros(self.levels, dtype=torch.float64)
         sigmas = self.sigmas()
         for start in range(0, len(x0), self.batch):
             x, names = x0[start : start + self.batch], ids[start : start + self.batch]
+            told = None if cond is None else cond[start : start + self.batch]
             noise = torch.stack([self._noise(name, x.shape[1:]) for name in names], dim=2).to(x.device)
             for i, sigma in enumerate(sigmas):
                 level = sigma.to(x.device).expand(len(x))
                 for z in noise[i]:
-                    D0 = D(x + expand(level, x) * z, level)
+                    D0 = D(x + expand(level, x) * z, level, told)
                     errors[i] += ((D0 - x) ** 2).flatten(1).mean(1).double().sum().cpu()
         errors /= self.draws * len(x0)
         return float(self.integral(errors)), errors

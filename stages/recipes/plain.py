@@ -1,0 +1,100 @@
+"""plain: one denoiser of somebody's images, told their labels or not; samples, measurements and a report."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipeline.backbones import adm
+from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.condition import Labels
+from pipeline.data.images import Resize
+from pipeline.data.sources import source_of
+from pipeline.graph import Scale, Step, step
+from pipeline.physics.corruption import Clean
+from stages.census import Census
+from stages.compare import Compare, Contestant, Shown
+from stages.corrupt import Corrupt, Part
+from stages.evaluate import Evaluate
+from stages.ingest import Ingest, OnBad, snapshot
+from stages.labels import classes_of
+from stages.sample import Sample
+from stages.sets import Stored
+from stages.train import Fit, Train
+
+
+def plain(
+    data: str = "digits",
+    split: str = "",
+    image_column: str = "",
+    label_column: str = "",
+    classes: int = 0,
+    test: int = 256,
+    size: int | None = None,
+    resize: Resize = Resize.FAIL,
+    colour: bool | None = None,
+    on_bad: OnBad = OnBad.FAIL,
+    budget: float = 0.01,
+    samples: int = 256,
+    weight: float = 2.0,
+    seed: int = 0,
+    readers: int = 1,
+    scale: Scale = Scale(),
+    backbone: Backbone = adm.Config(16, (1, 2), 1, (1,), head=32, embedding=64, dropout=0.1),
+    fit: Fit = Fit(images=48_000, unconditional=0.1),
+) -> Step:
+    """Train one diffusion model on images as they are, and measure it on some that it has not seen.
+
+    Args:
+        data: "digits", a folder or file of images, any fsspec URL, or a glob.
+        split: take the files of one split, as train.
+        image_column: of parquet, which has the images.
+        label_column: of parquet, which has labels.
+        classes: how many classes the network is told of; every image must then have a label from 0. 0: no labels.
+        test: how many images are held out and measure the model.
+        size: side of the square that images are brought to (with --resize); their own size if not given.
+        resize: what to do with images of another size.
+        colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
+            image in a grey set is refused.
+        on_bad: what to do with a file that is no usable image.
+        budget: the largest share of the files that may be left out.
+        samples: how many images are drawn for the Fréchet distance.
+        weight: of classifier-free guidance, for a second set of samples, where there are labels; 1: there is none.
+        seed: of every random choice.
+        readers: how many processes decode images at a time.
+        scale: workers of the training step, and CPUs and GPUs of each worker.
+        backbone: the network, such as {is: pipeline.backbones.dit.Config, width: 96, depth: 6, heads: 3}.
+        fit: how it is trained.
+    """
+    source = source_of(data, split=split, image=image_column, label=label_column)
+    mode, own = source.peek()
+    grey = mode == "L" if colour is None else not colour
+    shape = (1 if grey else 3, *(own if size is None else (size, size)))
+    if samples < 2 or test < 2:
+        raise ValueError(f"samples is {samples} and test {test}: the Fréchet distance needs at least 2 of each")
+    network = told(backbone, classes)
+    labels = tuple(range(classes_of(network)))
+    wide, one = Scale(workers=readers), dataclasses.replace(scale, workers=1)
+    taken = Ingest(source, shape, resize, colour is False, bool(labels), on_bad, budget, snapshot(source))
+    full = step(taken, "ingest", wide)
+    held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
+    rows = step(Corrupt(full, Part(test, None, seed), Clean(), seed), "data/train", wide)
+    census = step(Census((Stored("train", rows), Stored("test", held)), seed), "census", wide)
+    model = step(Train(rows, network, fit, seed), "model", scale, (census,))
+    drawn = {"model": Sample(model, samples, seed=seed, labels=labels)}
+    if labels and fit.unconditional and weight != 1:
+        drawn["guided"] = dataclasses.replace(drawn["model"], classifier_free=True, weight=weight)
+    contestants = []
+    for name, asked in drawn.items():
+        made = step(asked, f"samples/{name}", one)
+        contestants.append(Contestant(name, step(Evaluate(model, held, made), f"evaluate/{name}", one), made))
+    shown = (Shown("train", rows), Shown("test", held))
+    return step(Compare("A diffusion model", tuple(contestants), shown, None, census=census), "report")
+
+
+def told(backbone: Backbone, classes: int) -> Backbone:
+    """The backbone with a condition of so many classes; 0: as it is. Raises ValueError: it takes none."""
+    if not classes:
+        return backbone
+    if not any(field.name == "condition" for field in dataclasses.fields(backbone)):  # pyright: ignore[reportArgumentType]
+        raise ValueError("this backbone takes no labels: leave out classes, or choose pipeline.backbones.adm or dit")
+    return dataclasses.replace(backbone, condition=Labels(classes))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,126 @@
+"""Commands that take a model: sample, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from pipeline import config, graph
+from pipeline.graph import Given
+from pipeline.store import Store
+from stages import networks
+from stages import recipe as recipes
+from stages.arguments import JsonOption, StoreOption, parse
+from stages.verbs import _model, make
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw images from a model and write them as one PNG."""
+
+    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
+    count: int = 64
+    out: Annotated[Path, tyro.conf.arg(help="the picture to write")] = Path("samples.png")
+    seed: int = 0
+    steps: Annotated[int | None, tyro.conf.arg(help="steps of the sampler, 18 unless it says otherwise")] = None
+    sampler: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="YAML", help="such as '{is: pipeline.diffusion.multistep.DPMSolver2M}'; Heun if not given"
+        ),
+    ] = None
+    label: Annotated[str | None, tyro.conf.arg(help="what to show, such as 3, 0,1,2 in turn, or all classes")] = None
+    guide: Annotated[
+        str | None,
+        tyro.conf.arg(help="a worse model of the same images, to lean away from; self: the model without its label"),
+    ] = None
+    weight: Annotated[float, tyro.conf.arg(help="how far to lean away from the guide; 1 is not at all")] = 2.0
+    interval: Annotated[
+        tuple[float, float] | None, tyro.conf.arg(help="the noise levels between which the guide is heard")
+    ] = None
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def sample(words: list[str]) -> int:
+    """`kintsugi sample MODEL`."""
+    from pipeline.diffusion.sample import Heun, Sampler
+    from stages.sample import Sample
+
+    asked = parse(Draw, words, "kintsugi sample", Draw.__doc__ or "")
+    sampler = Heun()
+    if asked.sampler is not None:
+        sampler = config.from_json(Sampler, recipes.read_yaml(asked.sampler, "--sampler"), "sampler")
+    if asked.steps is not None:
+        sampler = config.replace(sampler, "steps", asked.steps)
+    store = Store(asked.store)
+    model, free = _model(store, asked.model), asked.guide == "self"
+    guide = None if asked.guide is None or free else _model(store, asked.guide)
+    heard = {"guide": guide, "weight": asked.weight, "interval": asked.interval, "classifier_free": free}
+    heard["labels"] = () if asked.label is None else _labels(asked.label, store, model)
+    made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_bytes(made.read("samples.png"))
+    said = {"samples": made.address, "picture": str(asked.out)}
+    print(json.dumps(said) if asked.json else f"wrote {asked.out} ({made.address})")
+    return 0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure a model on a set of rows that it has not seen: denoising error, and Fréchet distance of samples."""
+
+    model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
+    test: Annotated[str, tyro.conf.arg(help="a set of rows in the store, such as partial_views/data/test")]
+    samples: Annotated[int, tyro.conf.arg(help="images to draw for the Fréchet distance; 0: leave it out")] = 256
+    seed: int = 0
+    store: StoreOption = "runs"
+    json: JsonOption = False
+
+
+def evaluate(words: list[str]) -> int:
+    """`kintsugi evaluate MODEL --test SET`."""
+    from stages.evaluate import Evaluate
+    from stages.sample import Sample
+
+    asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
+    store = Store(asked.store)
+    model, test = _model(store, asked.model), Given.find(store, asked.test)
+    if "dataset.json" not in store.artifact(test.address).names():
+        raise config.ConfigError(
+            f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"
+        )
+    shown = Sample(model, asked.samples, seed=asked.seed, labels=_all(store, model)) if asked.samples else None
+    drawn = None if shown is None else graph.step(shown, "samples")
+    found = make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
+    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+    if asked.json:
+        print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": found["cards"]}))
+        return 0
+    for name, value in numbers.items():
+        print(f"{name:<20} {value:.4f}")
+    return 0
+
+
+def _all(store: Store, model: Given) -> tuple[int, ...]:
+    """Every label that a model is told of."""
+    from stages.labels import classes_of
+
+    return tuple(range(classes_of(networks.described(store.artifact(model.address)))))
+
+
+def _labels(text: str, store: Store, model: Given) -> tuple[int, ...]:
+    """Raises: ConfigError: these are no numbers of classes, or the model has none."""
+    if text == "all":
+        if not (every := _all(store, model)):
+            raise config.ConfigError(f"{model.label} is told no labels: leave out --label")
+        return every
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise config.ConfigError(f"--label {text} names no classes: give their numbers from 0, such as 3 or 0,1,2")
+    return tuple(map(int, words))
