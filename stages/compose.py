@@ -11,6 +11,7 @@ import torch
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
+from pipeline.data.reader import InMemory
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates
 from pipeline.diffusion.compose import Base, Composed, Residual, View
@@ -152,6 +153,7 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        names=InMemory(examples).ids,
     )
 
 

@@ -91,12 +91,14 @@ class TrainJoint(Stage):
 
 def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: torch.device) -> Course:
     full = load(clean)
-    whole, kinds, told_of = full.x(), [], []
+    whole, kinds, told_of, ids = full.x(), [], [], []
     for view, data in zip(stage.views, views, strict=True):
         rows = load(data)
         kinds.append(torch.cat([view.map.adjoint(rows.x()), view.map.adjoint(view.map(whole))]))
         told_of += [rows.label, full.label]
+        ids += rows.ids + full.ids
     kinds.append(whole)
+    ids += full.ids
     labels = np.concatenate([*told_of, full.label]) if classes_of(stage) else None
     numbers = [math.prod(view.map.out_shape) for view in stage.views] + [whole[0].numel()]
     centres = torch.stack([rows.mean(0) for rows in kinds])
@@ -119,6 +121,7 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        names=lambda index: [ids[i] for i in index],
     )
 
 

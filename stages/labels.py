@@ -20,8 +20,8 @@ from pipeline.store import Artifact
 
 
 def classes_of(config: object) -> int:
-    """How many classes a stage's or a model's network is told of; 0: it takes no labels."""
-    condition = getattr(getattr(config, "backbone", None), "condition", None)
+    """How many classes a network is told of, a stage's, a model's or a backbone by itself; 0: it takes no labels."""
+    condition = getattr(getattr(config, "backbone", config), "condition", None)
     return condition.classes if isinstance(condition, Labels) else 0
 
 

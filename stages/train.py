@@ -61,6 +61,9 @@ class Fit:
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
         unconditional: the share of labels that a network with classes is not told, so that it can also do without;
             0.1 as a rule where classifier-free guidance is wanted.
+        skips: how many steps with a loss or gradient that is not finite are left out before one stops training.
+        rollbacks: how often training, instead of stopping so, returns to its last checkpoint and goes on from there
+            with the images after those that led to it.
     """
 
     images: int = 96_000
@@ -76,6 +79,8 @@ class Fit:
     weigh_levels: bool = False
     posthoc: PostHoc | None = None
     unconditional: float = 0.0
+    skips: int = 0
+    rollbacks: int = 0
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
@@ -84,6 +89,7 @@ class Fit:
             raise ValueError(f"memory is {self.memory}: give the GiB of images to hold, or 0 to stream every set")
         if not 0 <= self.unconditional < 1:
             raise ValueError(f"unconditional is {self.unconditional}: give a share of the labels within [0, 1)")
+        _ = self.clock  # its complaints are due now
 
     def decayed(self, weight_decay: float) -> Fit:
         """The same with another weight decay."""
@@ -97,7 +103,8 @@ class Fit:
     @property
     def clock(self) -> Clock:
         """The loop's clock."""
-        return Clock(images=self.images, batch=self.batch)
+        more = {"skips": self.skips, "rollbacks": self.rollbacks, "anchor": self.cadence.checkpoint}
+        return Clock(images=self.images, batch=self.batch, **more)
 
     @property
     def cadence(self) -> Cadence:
@@ -176,6 +183,7 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        names=rows.ids,
     )
 
 

@@ -120,6 +120,10 @@ class Mixed(Reader):
     def __len__(self) -> int:
         return sum(map(len, self.sets))
 
+    def ids(self, index: Sequence[int]) -> list[str]:
+        sets = np.searchsorted(self.firsts, index, side="right") - 1
+        return [self.sets[k].ids([i - self.firsts[k]])[0] for k, i in zip(sets, index, strict=True)]
+
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         asked: list[tuple[int, int]] = [(0, 0)] * len(self.sets)
 

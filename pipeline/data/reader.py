@@ -11,7 +11,7 @@ What is streamed has an order of its own (`stream.py`), and so has a mixture (`m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count as numbers
@@ -72,6 +72,10 @@ class Reader(ABC):
         """How many rows an epoch has."""
 
     @abstractmethod
+    def ids(self, index: Sequence[int]) -> list[str]:
+        """The ids of the rows that have these indices; for messages, not for many."""
+
+    @abstractmethod
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         """Rows first .. first + count − 1 of the order for each (first, count); fastest where spans ascend."""
 
@@ -113,6 +117,9 @@ class InMemory(Reader):
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def ids(self, index: Sequence[int]) -> list[str]:
+        return [self.examples.ids[i] for i in index]
 
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         held = {LABEL: self.examples.label}

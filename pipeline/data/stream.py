@@ -12,7 +12,7 @@ a window and keeps its share of the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.ids import ids_of
 from pipeline.data.listing import shown
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.permute import Permutation
@@ -108,6 +109,10 @@ class Streamed(Reader):
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    def ids(self, index: Sequence[int]) -> list[str]:
+        found = zip(*self.manifest.shard_of(np.array(index)), strict=True)
+        return [next(ids_of(self.place.open, [int(shard)]))[row] for shard, row in found]
 
     @cached_property
     def order(self) -> Order:

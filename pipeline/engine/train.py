@@ -175,7 +175,7 @@ class Rate:
     def __call__(self, state: State) -> Metrics:
         now = time.perf_counter()
         seconds = max(now - self.time, 1e-9)
-        rate = (state.images - self.images) / seconds
+        rate = max(0, state.images - self.images) / seconds  # less than before: it was rolled back
         waiting = 100 * (self.course.waited - self.waited) / seconds
         self.images, self.time, self.waited = state.images, now, self.course.waited
         end = self.course.clock.images

@@ -45,7 +45,8 @@ class Checkpoints:
         """As `save`, of what is in the computer's memory and will not change."""
         place = Path(self.folder) / f"{images:012d}"
         for later in (old for old in self._all() if old.name > place.name):
-            if flaw(later) is None:
+            # One of fewer roll-backs is of steps that this run has gone back on since.
+            if flaw(later) is None and _rollbacks(read(later)[1]) >= _rollbacks(meta):
                 raise ValueError(f"{later} is further than this run ({images} images): restore it or move it.")
             shutil.rmtree(later)
         write(place, tensors, meta)
@@ -74,6 +75,10 @@ class Checkpoints:
         folder = Path(self.folder)
         names = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else ()
         return sorted(names, key=lambda p: p.name, reverse=True)
+
+
+def _rollbacks(meta: dict[str, Any]) -> int:
+    return meta.get("rollbacks", 0)
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
+from pipeline.learning.guard import Names, NotFinite
 from pipeline.learning.loop import Clock, Every, fit, over
 from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
@@ -21,7 +22,10 @@ log = logging.getLogger("kintsugi")
 
 @dataclass
 class Course:
-    """`batches(start, rank, world)` gives this process's share of every global batch from image `start` on."""
+    """`batches(start, rank, world)` gives this process's share of every global batch from image `start` on.
+
+    `names` gives the ids of examples by the indices that the batches have.
+    """
 
     state: State
     batches: Callable[[int, int, int], Iterable[Batch]]
@@ -32,6 +36,7 @@ class Course:
     validate: Callable[[nn.Module], float] | None = None
     bf16: bool = False
     waited: float = 0.0
+    names: Names | None = None
 
     def run(
         self,
@@ -42,23 +47,42 @@ class Course:
         speed: Speed = Speed(),
         micro: int | None = None,
     ) -> State:
-        """Train from where the state stands to the end; a finished state returns at once, and that is said."""
+        """Train from where the state stands to the end; a finished state returns at once, and that is said.
+
+        What is not finite once too often rolls the run back, `clock.rollbacks` times at most: to the last moment that
+        was remembered, and on with the images after those that led there. Where that is and what is passed over are
+        numbers of the state, the same in all processes and after a restart.
+        """
         clock = self.clock if micro is None else replace(self.clock, micro=micro)
         if over(self.state, clock):
             log.warning("this run is complete at %d images: there is nothing left to do.", self.state.images)
             return self.state
-        source = self._timed(self.batches(self.state.images, rank, world))
-        return fit(
-            self.state,
-            source,
-            self.objective,
-            self.levels,
-            clock,
-            self.key,
-            hooks=hooks,
-            validate=self.validate,
-            parallel=parallel,
-            speed=replace(speed, bf16=speed.bf16 or self.bf16),
+        while True:
+            try:
+                return fit(
+                    self.state,
+                    self._timed(self.batches(self.state.position, rank, world)),
+                    self.objective,
+                    self.levels,
+                    clock,
+                    self.key,
+                    hooks=hooks,
+                    validate=self.validate,
+                    parallel=parallel,
+                    speed=replace(speed, bf16=speed.bf16 or self.bf16),
+                    names=self.names,
+                )
+            except NotFinite as error:
+                if self.state.rollbacks >= clock.rollbacks:
+                    raise
+                self._roll_back(clock, error)
+
+    def _roll_back(self, clock: Clock, error: NotFinite) -> None:
+        state = self.state
+        state.roll_back(clock.batch)
+        log.warning(
+            "%s rolled back to %d images, and on with number %d of the order, for the %d. of at most %d times",
+            *(error, state.images, state.position, state.rollbacks, clock.rollbacks),
         )
 
     def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:

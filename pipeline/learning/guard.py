@@ -1,10 +1,14 @@
 """What steps say of themselves, kept on the device: the host reads it now and then and waits for nothing else.
 
 A step whose gradient is not finite is not taken. When more of them come than are allowed, the run is over: from that
-step on nothing is taken, so that whenever the host looks, the weights are those of the step before.
+step on nothing is taken, so that whenever the host looks, the weights are those of the step before. What becomes of a
+run that is over is the course's to say (`course.py`): it stops, or rolls back.
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +16,20 @@ from torch import Tensor
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch
 
+log = logging.getLogger("kintsugi")
 Metrics = dict[str, float]
+Names = Callable[[Sequence[int]], Sequence[str]]
+
+
+class NotFinite(FloatingPointError):
+    """A run is over: a loss or a gradient was not finite once too often."""
 
 
 class Guard:
-    """Which steps of a run are taken; `skips` is how many may be left out in all."""
+    """Which steps of a run are taken; `skips` is how many may be left out in all, `names` gives the ids of examples."""
 
-    def __init__(self, state: State, skips: int):
-        self.state, self.skips, self.known = state, skips, state.skipped
+    def __init__(self, state: State, skips: int, names: Names | None = None):
+        self.state, self.skips, self.known, self.names = state, skips, state.skipped, names
         self.begun = False
 
     def take(self, norm: Tensor, losses: Tensor, batch: Batch) -> Tensor:
@@ -31,39 +41,45 @@ class Guard:
         bad = ~norm.isfinite() & ~self.over
         self.skipped = self.skipped + bad
         last = bad & (self.skipped > self.skips)
-        self.names = torch.where(last, torch.where(losses.isfinite(), -1, rows), self.names)
+        self.rows = torch.where(bad, torch.where(losses.isfinite(), -1, rows), self.rows)
         self.step = torch.where(last, self.state.step, self.step)
         self.over = self.over | last
         return ~(bad | self.over)
 
-    def read(self, batch: int) -> None:
-        """Bring the state's count of skipped steps up to date.
-
-        Raises FloatingPointError, with the state at the step that ended the run, naming what was wrong with it.
-        """
+    def fine(self) -> bool:
+        """Bring the state's count of skipped steps up to date and say whether the run goes on."""
         if not self.begun:
+            return True
+        skipped, self.ended = map(int, torch.stack([self.skipped, self.step]).tolist())
+        if skipped > self.state.skipped and self.ended < 0:
+            log.warning("%d steps passed over so far: %s is not finite in the last of them", skipped, self._what())
+        self.state.skipped = skipped
+        return self.ended < 0
+
+    def read(self, batch: int) -> None:
+        """As `fine`, but raises NotFinite, with the state at the step that ended the run, naming what was wrong."""
+        if self.fine():
             return
-        state = self.state
-        skipped, step = torch.stack([self.skipped, self.step]).tolist()
-        state.skipped = int(skipped)
-        if step < 0:
-            return
+        state, step = self.state, self.ended
         state.images -= batch * (state.step - step)
         state.step = step
-        names = self.names[self.names >= 0].tolist()
-        whose = (
-            f"the loss of {self.kind} {names[:16]}" if names else "the gradient (every loss of this process is finite)"
+        raise NotFinite(
+            f"step {step} at {state.images} images: {self._what()} is not finite: look at these data or lower the rate."
         )
-        raise FloatingPointError(
-            f"step {step} at {state.images} images: {whose} is not finite: look at these data or lower the rate."
-        )
+
+    def _what(self) -> str:
+        """What was wrong with the last bad step, as far as this process knows."""
+        rows = self.rows[self.rows >= 0].tolist()[:16]
+        if not rows:
+            return "the gradient (every loss of this process is finite)"
+        return f"the loss of {self.kind} {rows if self.names is None or self.kind == 'row' else self.names(rows)}"
 
     def _begin(self, device: torch.device, rows: int) -> None:
         self.begun = True
         self.skipped = torch.full((), self.known, device=device)
         self.step = torch.full((), -1, device=device)
         self.over = torch.zeros((), dtype=torch.bool, device=device)
-        self.names = torch.full((rows,), -1, device=device)
+        self.rows = torch.full((rows,), -1, device=device)
 
 
 class Meter:

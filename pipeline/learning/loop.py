@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
-from pipeline.learning.guard import Guard, Meter, Metrics
+from pipeline.learning.guard import Guard, Meter, Metrics, Names
 from pipeline.learning.speed import Speed, ahead
 from pipeline.learning.state import State
 from pipeline.learning.step import Step
@@ -28,7 +28,8 @@ class Clock:
     """How long to train, in images: until `images`, by global batches of `batch`, at most `micro` rows at a time.
 
     Every `validate` images (None: never) the average is scored; `patience` scores without a new best end the run.
-    `skips` is how many steps with a non-finite loss or gradient are passed over before one ends the run.
+    `skips` is how many steps with a non-finite loss or gradient are passed over before one ends the run; `rollbacks`
+    how often a run that would end so goes back to where it stood at the last multiple of `anchor` images.
     """
 
     images: int
@@ -37,12 +38,18 @@ class Clock:
     validate: int | None = None
     patience: int | None = None
     skips: int = 0
+    rollbacks: int = 0
+    anchor: int | None = None
 
     def __post_init__(self) -> None:
         counts = {"images": self.images, "batch": self.batch, "micro": self.micro, "validate": self.validate}
-        for name, value in (counts | {"patience": self.patience}).items():
+        for name, value in (counts | {"patience": self.patience, "anchor": self.anchor}).items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: give a number of at least 1.")
+        if self.skips < 0 or self.rollbacks < 0:
+            raise ValueError(f"skips is {self.skips} and rollbacks {self.rollbacks}: give numbers from 0.")
+        if self.rollbacks and self.anchor is None:
+            raise ValueError(f"rollbacks is {self.rollbacks} but anchor is None: say how often to remember the state.")
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,26 @@ def fit(
     validate: Callable[[nn.Module], float] | None = None,
     parallel: nn.Module | None = None,
     speed: Speed = Speed(),
+    names: Names | None = None,
 ) -> State:
     """Train `state` in place until the clock or its patience ends, and return it.
 
-    `batches` continue from state.images; each is this process's equal share of a global batch. `parallel` is
+    `batches` continue from state.position; each is this process's equal share of a global batch. `parallel` is
     state.model wrapped for many processes (DistributedDataParallel). `validate` maps the averaged model to a score,
     lower being better, and must give every process the same. torch's global generators are reseeded at each step.
 
     Raises ValueError when batches run out or do not fit the clock, FloatingPointError when a score is not finite, or
-    when more losses or gradients than `clock.skips` are not, at the latest when the next hook is due or after a few
-    dozen steps; weights, buffers and averages never take a non-finite step, and none after the one that ends the run.
+    (NotFinite) when more losses or gradients than `clock.skips` are not, after a few dozen steps at the latest and
+    after the same one on all processes, whatever hooks they have; weights, buffers and averages never take a non-finite
+    step, and none after the one that ends the run. `names` maps the batches' indices to what messages call examples.
     """
     if clock.validate is not None and validate is None:
         raise ValueError("clock.validate is set but no validate function was given: give one or leave it None.")
-    guard, meter = Guard(state, clock.skips), Meter()
+    guard, meter = Guard(state, clock.skips, names), Meter()
+    if state.rollbacks:  # the same steps again, not the same noise
+        key = key.fold("rolled back", state.rollbacks)
+    if clock.rollbacks and state.back is None:
+        state.remember()
     device = next(state.model.parameters()).device
     source = ahead((_checked(batch, clock) for batch in batches), device)
     with speed.applied(state, parallel) as model:
@@ -94,16 +107,21 @@ def fit(
             meter.add(*step(batch, guard, key.fold("step", state.step)))
             before, state.images, state.step = state.images, state.images + clock.batch, state.step + 1
             judged = clock.validate is not None and _crossed(before, state.images, clock.validate)
-            if judged or over(state, clock) or state.step % LOOK == 0:
+            anchored = clock.anchor is not None and clock.rollbacks > 0 and _crossed(before, state.images, clock.anchor)
+            if judged or anchored or over(state, clock) or state.step % LOOK == 0:
                 guard.read(clock.batch)
             if judged and validate is not None:
                 _judge(state, validate)
                 model.train()
+            if over(state, clock):
+                state.back = None
+            elif anchored:  # before the hooks, one of which may save this very moment
+                state.remember()
             due = [hook for hook in hooks if over(state, clock) or _crossed(before, state.images, hook.images)]
-            if due:
-                guard.read(clock.batch)
+            if due and guard.fine():  # if not, all processes hear of it at once, above
                 rate = state.optim.lr_at(state.images)
                 metrics = {"images": state.images, "lr": rate, "skipped": state.skipped} | meter.read() | _scores(state)
+                metrics |= {"rollbacks": state.rollbacks} if state.rollbacks else {}
                 for hook in due:
                     hook.call(state, dict(metrics))
     return state

@@ -18,7 +18,8 @@ from pipeline.learning.optim import AdamW
 from pipeline.learning.posthoc import PostHoc, Power
 from pipeline.learning.weighting import LevelWeight
 
-LATER = ("score", "micro")  # numbers that a checkpoint may lack
+LATER = {"score": None, "micro": None, "passed": 0, "rollbacks": 0}  # numbers that a checkpoint may lack: they are so
+BACK = "back."
 
 
 @dataclass
@@ -27,6 +28,8 @@ class State:
 
     `score` is the last validation, `micro` how many rows were found to fit into memory (None: nothing was found out),
     `weight` the learned weight of each level's loss, `profiles` averages from which others are made after training.
+    `back` is the moment to which `roll_back` returns, as tensors and numbers; `passed` counts the images of the order
+    that roll-backs have passed over, so that the next image is number `position`.
     """
 
     model: nn.Module
@@ -45,6 +48,9 @@ class State:
     micro: int | None = None
     weight: LevelWeight | None = None
     profiles: tuple[tuple[Power, nn.Module], ...] = ()
+    passed: int = 0
+    rollbacks: int = 0
+    back: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     @classmethod
     def create(
@@ -75,6 +81,25 @@ class State:
         else:
             self.stale += 1
 
+    @property
+    def position(self) -> int:
+        """Where in the order of its data the run is."""
+        return self.images + self.passed
+
+    def remember(self) -> None:
+        """Take a copy of this moment, in the computer's memory, to which `roll_back` returns."""
+        self.back = {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors().items()}, self._meta()
+
+    def roll_back(self, batch: int) -> None:
+        """Return to the moment last remembered; all images since then and the `batch` after them are passed over."""
+        if self.back is None:
+            raise ValueError("there is no moment to return to: call remember first.")
+        tensors, meta = self.back
+        passed, rollbacks = self.position + batch - meta["images"], self.rollbacks + 1
+        self.load(tensors, meta)
+        self.passed, self.rollbacks = passed, rollbacks
+        self.remember()
+
     def result(self) -> nn.Module:
         """A copy of the average, in evaluation mode, with the best weights if any were validated."""
         chosen = copy.deepcopy(self.average)
@@ -83,17 +108,30 @@ class State:
         return chosen
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the run under one flat name (model., average., best., optimiser.); views, not copies."""
+        """Every tensor of the run under one flat name (model., average., best., optimiser., back.); views, not copies.
+
+        What is under back. is missing where that moment is this one.
+        """
+        back = {} if self._here() or self.back is None else self.back[0]
+        return self._tensors() | {BACK + name: tensor for name, tensor in back.items()}
+
+    def meta(self) -> dict[str, Any]:
+        """Every number of the run, as JSON can hold it."""
+        return self._meta() | ({} if self._here() or self.back is None else {"back": self.back[1]})
+
+    def _here(self) -> bool:
+        return self.back is not None and self.back[1]["images"] == self.images
+
+    def _tensors(self) -> dict[str, Tensor]:
         parts = {name: module.state_dict() for name, module in self._modules().items()} | {"best": self.best or {}}
         flat = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             flat |= {f"optimiser.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         return {name: tensor.detach() for name, tensor in flat.items()}
 
-    def meta(self) -> dict[str, Any]:
-        """Every number of the run, as JSON can hold it."""
+    def _meta(self) -> dict[str, Any]:
         names = ("images", "step", "skipped", "best_score", "best_images", "stale")
-        later = {name: getattr(self, name) for name in LATER if getattr(self, name) is not None}
+        later = {name: getattr(self, name) for name, least in LATER.items() if getattr(self, name) != least}
         return {name: getattr(self, name) for name in names} | later
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -107,20 +145,12 @@ class State:
 
         Raises ValueError, and changes nothing, if that was no such run; it says where the two differ.
         """
-        modules = self._modules()
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*modules, "best", "optimiser")}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor.clone()
-        wanted = {name: module.state_dict() for name, module in modules.items()}
-        if parts["best"]:
-            wanted["best"] = wanted["average"]
-        wanted["optimiser"] = self._moments(parts["optimiser"])
-        _agree({part: parts.get(part, {}) for part in {**wanted, **parts}}, wanted)
-        missing = sorted(set(self.meta()) - set(meta) - set(LATER))
-        if missing:
-            raise ValueError(f"the checkpoint is no training run's: it has no {', '.join(missing)}.")
-        for name, module in modules.items():
+        back = {name.removeprefix(BACK): tensor for name, tensor in tensors.items() if name.startswith(BACK)}
+        parts = self._parts({name: t.clone() for name, t in tensors.items() if not name.startswith(BACK)}, meta)
+        if back:
+            self._parts(back, meta.get("back", {}))
+        self.back = (back, meta["back"]) if back else None
+        for name, module in self._modules().items():
             module.load_state_dict(parts[name])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimiser"].items():
@@ -130,8 +160,25 @@ class State:
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
         here = {name: tensor.device for name, tensor in self.average.state_dict().items()}
         self.best = {name: tensor.to(here[name]) for name, tensor in parts["best"].items()} or None
-        for name in {*self.meta(), *LATER}:
-            setattr(self, name, meta.get(name))
+        for name in {*self._meta(), *LATER}:
+            setattr(self, name, meta.get(name, LATER.get(name)))
+
+    def _parts(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a run by part and name. Raises ValueError: they and `meta` are not those of such a run."""
+        modules = self._modules()
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*modules, "best", "optimiser")}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor
+        wanted = {name: module.state_dict() for name, module in modules.items()}
+        if parts["best"]:
+            wanted["best"] = wanted["average"]
+        wanted["optimiser"] = self._moments(parts["optimiser"])
+        _agree({part: parts.get(part, {}) for part in {**wanted, **parts}}, wanted)
+        missing = sorted(set(self._meta()) - set(meta) - set(LATER))
+        if missing:
+            raise ValueError(f"the checkpoint is no training run's: it has no {', '.join(missing)}.")
+        return parts
 
     def _moments(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the optimiser's part of a checkpoint looks like: nothing before the first step, else AdamW's moments."""
