@@ -81,7 +81,7 @@ class Course:
         state = self.state
         state.roll_back(clock.batch)
         log.warning(
-            "%s rolled back to %d images, and on with number %d of the order, for the %d. of at most %d times",
+            "%s Rolled back to %d images, and on with number %d of the order, for the %d. of at most %d times",
             *(error, state.images, state.position, state.rollbacks, clock.rollbacks),
         )
 
