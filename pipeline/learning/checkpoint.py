@@ -124,7 +124,16 @@ def read(place: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     problem = flaw(place)
     if problem is not None:
         raise ValueError(f"checkpoint {place} is damaged ({problem}): use an earlier one.")
-    return _safetensors().load_file(place / TENSORS), json.loads((place / NUMBERS).read_bytes())
+    load_file = _safetensors().load_file
+    from safetensors import SafetensorError
+
+    try:
+        tensors, meta = load_file(place / TENSORS), json.loads((place / NUMBERS).read_bytes())
+        if not isinstance(meta, dict):
+            raise ValueError(f"{NUMBERS} holds no numbers by name")
+    except (SafetensorError, ValueError, RecursionError) as error:  # its hashes are right: somebody else wrote it
+        raise ValueError(f"checkpoint {place} is none of ours ({error}): move it away.") from error
+    return tensors, meta
 
 
 def flaw(place: str | os.PathLike[str]) -> str | None:

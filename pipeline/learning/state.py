@@ -19,6 +19,7 @@ from pipeline.learning.posthoc import PostHoc, Power
 from pipeline.learning.weighting import LevelWeight
 
 LATER = {"score": None, "micro": None, "passed": 0, "rollbacks": 0}  # numbers that a checkpoint may lack: they are so
+COUNTS = ("images", "step", "skipped", "stale", "passed", "rollbacks")
 BACK = "back."
 
 
@@ -148,7 +149,7 @@ class State:
         back = {name.removeprefix(BACK): tensor for name, tensor in tensors.items() if name.startswith(BACK)}
         parts = self._parts({name: t.clone() for name, t in tensors.items() if not name.startswith(BACK)}, meta)
         if back:
-            self._parts(back, meta.get("back", {}))
+            self._parts(back, meta["back"] if isinstance(meta.get("back"), dict) else {})
         self.back = (back, meta["back"]) if back else None
         for name, module in self._modules().items():
             module.load_state_dict(parts[name])
@@ -178,6 +179,9 @@ class State:
         missing = sorted(set(self._meta()) - set(meta) - set(LATER))
         if missing:
             raise ValueError(f"the checkpoint is no training run's: it has no {', '.join(missing)}.")
+        for name in COUNTS:
+            if type(count := meta.get(name, 0)) is not int or count < 0:
+                raise ValueError(f"the checkpoint is no training run's: its {name} is {count!r:.40}.")
         return parts
 
     def _moments(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -191,15 +195,22 @@ class State:
 
 def _agree(found: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]]) -> None:
     """Raises ValueError with the shapes in which a checkpoint differs from what a run has."""
-    shapes = [
-        {f"{part}.{name}": tuple(t.shape) for part, held in side.items() for name, t in held.items()}
-        for side in (found, wanted)
+    flat = [
+        {f"{part}.{name}": t for part, held in side.items() for name, t in held.items()} for side in (found, wanted)
     ]
-    there, here = shapes
+    if told := differing(*flat, "in the checkpoint"):
+        raise ValueError(f"the checkpoint is of another model: build the one it was saved from. {told}.")
+
+
+def differing(found: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> str:
+    """Names whose shapes (or kinds of numbers) differ between tensors found somewhere and those wanted; "": none."""
+    there, here = ({name: _form(tensor) for name, tensor in side.items()} for side in (found, wanted))
     differ = [name for name in here | there if there.get(name) != here.get(name)]
     differ.sort(key=lambda name: name.startswith(("average", "profile", "optimiser")))  # those only follow the weights
-    if not differ:
-        return
-    lines = [f"{n}: {there.get(n, 'none')} in the checkpoint, {here.get(n, 'none')} here" for n in differ[:8]]
-    more = f"; and {len(differ) - 8} more" if len(differ) > 8 else ""
-    raise ValueError(f"the checkpoint is of another model: build the one it was saved from. {'; '.join(lines)}{more}.")
+    lines = [f"{name}: {there.get(name, 'none')} {where}, {here.get(name, 'none')} here" for name in differ[:8]]
+    return "; ".join(lines) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
+
+
+def _form(tensor: Tensor) -> str:
+    kind = "" if tensor.dtype.is_floating_point else f" of {tensor.dtype}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{kind}"

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from pipeline import config
 from pipeline.diffusion.denoiser import Network, Trained
+from pipeline.learning.state import differing
 
 N = TypeVar("N", bound=Network, default=Network)
 
@@ -47,11 +48,9 @@ def unpack(read: Callable[[str], bytes], device: str | torch.device = "cpu", kin
             f"{DESCRIPTION} and {WEIGHTS} cannot be read ({error}): train again or fetch them anew"
         ) from error
     built = config.from_json(Trained, described, DESCRIPTION).build()
-    try:
-        built.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{WEIGHTS} does not fit {DESCRIPTION}: {reason}") from error
+    if told := differing(tensors, built.state_dict(), f"in {WEIGHTS}"):
+        raise ValueError(f"{WEIGHTS} does not fit {DESCRIPTION}, fetch both anew: {told}")
+    built.load_state_dict(tensors)
     if not isinstance(built, kind):
         raise ValueError(f"this is a {type(built).__name__}, and a {kind.__name__} is needed: name another model")
     return built.eval().requires_grad_(False).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from pipeline.backbones import unet
@@ -79,7 +80,13 @@ def test_hostile_files_are_refused_in_a_sentence(name, data, says):
 
 def test_weights_of_another_network_are_refused():
     files = pack(trained_looking()) | {WEIGHTS: pack(trained_looking(embedding=32))[WEIGHTS]}
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="does not fit") as refused:
+        unpack(files.__getitem__)
+    assert "net.embed.net.0.weight: (32, 32) in weights.safetensors, (64, 32) here" in str(refused.value)
+    assert len(str(refused.value)) < 1000, "all of them are listed"
+    tensors = safetensors.torch.load(pack(trained_looking())[WEIGHTS])
+    files[WEIGHTS] = safetensors.torch.save(tensors | {"centre": tensors["centre"].int()})
+    with pytest.raises(ValueError, match=r"centre: \(1, 6, 6\) of int32 in weights.safetensors, \(1, 6, 6\) here"):
         unpack(files.__getitem__)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -255,3 +256,44 @@ def test_another_model_is_refused_and_shared_weights_are_saved(two, tmp_path):
     assert read(tmp_path / "shared")[0]["c"].tolist() == [1, 1]
     shutil.rmtree(newer)
     assert store.latest()[1]["images"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        (checkpoint.TENSORS, b"\x80\x04N.", "is none of ours"),
+        (checkpoint.TENSORS, (1 << 60).to_bytes(8, "little") + b"{}", "is none of ours"),
+        (
+            checkpoint.TENSORS,
+            b'\x40\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[999999999],"data_offsets":[0,4]}}  ',
+            "none of",
+        ),
+        (checkpoint.NUMBERS, b"[]", "holds no numbers by name"),
+        (checkpoint.NUMBERS, b"[" * 100_000, "is none of ours"),
+        (checkpoint.NUMBERS, b"\xff", "is none of ours"),
+    ],
+)
+def test_what_somebody_else_wrote_is_one_sentence_though_its_hashes_are_right(two, name, data, says):
+    _, _, newer = two
+    (newer / name).write_bytes(data)
+    told = json.loads((newer / checkpoint.MANIFEST).read_bytes())
+    (newer / checkpoint.MANIFEST).write_text(json.dumps(told | {name: hashlib.sha256(data).hexdigest()}))
+    assert flaw(newer) is None
+    with pytest.raises(ValueError, match=says):
+        read(newer)
+
+
+@pytest.mark.parametrize(("name", "value"), [("images", -1), ("step", "7"), ("skipped", True), ("rollbacks", 0.5)])
+def test_numbers_that_are_no_counts_are_refused_and_change_nothing(name, value):
+    state = start()
+    before = copied(state.tensors())
+    with pytest.raises(ValueError, match=f"its {name} is"):
+        state.load(start(seed=1).tensors(), state.meta() | {name: value})
+    assert same(before, state.tensors())
+
+
+def test_tensors_of_another_kind_of_number_are_refused():
+    tensors = start().tensors()
+    name = next(iter(tensors))
+    with pytest.raises(ValueError, match=r"of int32 in the checkpoint"):
+        start().load(tensors | {name: tensors[name].int()}, start().meta())
