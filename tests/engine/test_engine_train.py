@@ -79,11 +79,24 @@ def test_two_workers_learn_what_one_learns(one_ray, place, bare):
     assert np.abs(one - np.frombuffer(bare, np.float32)).max() > 1e-3, "dropout made no difference: a weak test"
 
 
-def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place):
-    at = place()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place, workers):
+    """By all workers at the same step, or those without hooks would wait for the one that has them."""
+    at = place(Scale(workers=workers))
     with pytest.raises(ValueError, match="not finite"):
         train(courses.poisoned, courses.weights, at, CADENCE)
     assert "weights.bin" not in at.out.names()
+
+
+def test_two_workers_roll_back_together_and_end_as_one_does(one_ray, place):
+    at = place(Scale(workers=2))
+    metrics = train(courses.poisoned_once, courses.weights, at, CADENCE)
+    assert (metrics["images"], metrics["rollbacks"]) == (courses.FIT.images, 1)
+    course = courses.poisoned_once(torch.device("cpu"))
+    alone = courses.weights(course.run())["weights.bin"]
+    assert course.state.passed == 6 * courses.FIT.batch
+    one, two = (np.frombuffer(data, np.float32) for data in (alone, at.out.read("weights.bin")))
+    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)
 
 
 def test_a_disk_that_takes_no_more_is_told_once_and_leaves_no_half_a_checkpoint(one_ray, place, tmp_path):
