@@ -106,6 +106,9 @@ class Compare(Stage):
         rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
         card = next(iter(found.values()))["cards"]["frechet"]
         sigma = next(iter(found.values()))["sigma"]
+        # Contestants that are one model, sampled in several ways, have one error.
+        models = {m["denoising_error"]: name for name, m in reversed(found.items())}
+        found = {name: found[name] for name in found if name in models.values()}
         if self.against is None:
             shown = curves(sigma, {name: m["mse"] for name, m in found.items()}, "σ", "mean-square error", log_y=True)
             over = ("error over noise levels", shown)

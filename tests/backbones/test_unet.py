@@ -8,9 +8,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.backbones import unet
+from pipeline.backbones import adm, dit, mlp, unet
 from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.diffusion.sample import Euler, samples
+from pipeline.keys import Key
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, pack, unpack
+from pipeline.objectives.denoising import Denoising
+from pipeline.objectives.objective import Batch
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 5), (4, 4), (1, 7), (13, 17), (32, 32)])
@@ -99,3 +103,21 @@ def test_sizes_that_cannot_be_are_refused(wrong):
 def test_video_is_refused():
     with pytest.raises(ValueError, match="C, H, W"):
         unet.Config().build((3, 8, 16, 16), 3, 3)
+
+
+SMALL = {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "head": 8, "embedding": 16}
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 3), (9, 2), (31, 17)])
+@pytest.mark.parametrize(
+    "backbone",
+    [unet.Config(width=8), mlp.Config(width=8, blocks=1), adm.Config(**SMALL), dit.Config(16, 1, 2, patch=(4,))],
+    ids=["unet", "mlp", "adm", "dit"],
+)
+def test_images_of_odd_sizes_are_learned_from_and_drawn(backbone, size):
+    model = Preconditioned.Config((1, *size), backbone).build()
+    loss = Denoising()(model, Batch(torch.randn(4, 1, *size)), torch.ones(4), Key(0)).each.mean()
+    loss.backward()
+    assert any(bool(p.grad.any()) for p in model.parameters() if p.grad is not None)
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert samples(model.eval(), Euler(3), (1, *size), range(2), 0).shape == (2, 1, *size)
