@@ -35,7 +35,9 @@ class Shown:
 
 @dataclass(frozen=True)
 class Compare(Stage):
-    """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`, if any is.
+    """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`.
+
+    If there is none, all are samples of one model.
 
     Args:
         title: the report's heading.
@@ -106,10 +108,8 @@ class Compare(Stage):
         rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
         card = next(iter(found.values()))["cards"]["frechet"]
         sigma = next(iter(found.values()))["sigma"]
-        # Contestants that are one model, sampled in several ways, have one error.
-        models = {m["denoising_error"]: name for name, m in reversed(found.items())}
-        found = {name: found[name] for name in found if name in models.values()}
-        if self.against is None:
+        if self.against is None:  # one model, sampled in several ways, has one error
+            found = {self.contestants[0].name: found[self.contestants[0].name]}
             shown = curves(sigma, {name: m["mse"] for name, m in found.items()}, "σ", "mean-square error", log_y=True)
             over = ("error over noise levels", shown)
         else:
