@@ -70,6 +70,10 @@ class Stage(ABC):
         """Called before anything runs. Raises: ValueError: what is known by now says that `run` would fail."""
         return
 
+    def suits(self, scale: Scale) -> None:
+        """Called before anything runs. Raises: ValueError: it cannot be run so wide."""
+        return
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -185,6 +189,7 @@ def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
         cached = store.has(node)
         if not cached:
             node.stage.check(store)
+            node.stage.suits(node.scale)
         why = "cached" if cached else _why(node, store, refs.get(f"{slug(recipe)}/{slug(node.label)}"))
         lines.append(Planned(node, cached, why))
     return lines

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 class Scale:
     """`workers` processes of `cpus` cores and `gpus` devices each; the rest is heeded by steps that train.
 
-    `micro` halves by itself where memory does not suffice. Tensor cores prefer channels last. Networks that cannot be
+    With `most`, a step that trains takes as many workers from `workers` to `most` as the cluster has room for and can share
+    a batch, and goes on with what is left when machines go. `micro` halves by itself where memory does not suffice. Tensor cores prefer channels last. Networks that cannot be
     compiled run as they are, with a warning. Checkpointing computes activations again in the backward pass instead of
     keeping them.
 
     Args:
-        workers: processes.
+        workers: processes; with `most`, the fewest.
         cpus: cores of each.
         gpus: devices of each.
         micro: images that a device takes at once.
@@ -26,6 +27,9 @@ class Scale:
         compile: compile the networks.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
+        most: the most processes of a step that trains.
+        hang_after: seconds without a step after which training is said to hang and starts again from its last checkpoint;
+            ten times the slowest step, if that is longer.
     """
 
     workers: int = 1
@@ -36,14 +40,45 @@ class Scale:
     compile: bool = False
     checkpointing: bool = False
     deterministic: bool = False
+    most: int | None = None
+    hang_after: float = 600
 
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 < self.cpus < math.inf or not 0 <= self.gpus < math.inf:
             raise ValueError(f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs: give at least one")
         if self.micro is not None and self.micro < 1:
             raise ValueError(f"micro is {self.micro}: give at least 1 image, or leave it out")
+        if self.most is not None and self.most < self.workers:
+            raise ValueError(f"most is {self.most}: give no fewer than the {self.workers} workers, or leave it out")
+        if not self.hang_after > 0:
+            raise ValueError(f"hang_after is {self.hang_after:g}: give seconds, or inf to wait for ever")
 
     @property
     def total(self) -> tuple[float, float]:
-        """(cores, devices) that all workers take together."""
+        """(cores, devices) that all workers take together, where there are no more than must be."""
         return self.workers * self.cpus, self.workers * self.gpus
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """(cores, devices) that it takes where there are enough."""
+        workers = self.most or self.workers
+        return workers * self.cpus, workers * self.gpus
+
+    def worlds(self, batch: int, examples: int | None = None) -> list[int]:
+        """The numbers of workers, ascending, that share a global batch evenly and have no more than the examples.
+
+        Raises:
+            ValueError: there is none.
+        """
+        asked = f"{self.workers} workers" if self.most is None else f"{self.workers} to {self.most} workers"
+        for there, what in ((batch, "images in a batch"), (examples, "examples")):
+            if there is not None and self.workers > there:
+                raise ValueError(f"{asked} cannot share {there} {what}: give at most {there} (--scale.workers)")
+        most = min(self.most or self.workers, batch if examples is None else examples)
+        even = [n for n in range(1, batch + 1) if batch % n == 0]
+        found = [n for n in even if self.workers <= n <= most]
+        if not found:
+            near = [n for n in even if n < self.workers][-1:] + [n for n in even if n > self.workers][:1]
+            give = " or ".join(map(str, near))
+            raise ValueError(f"{asked} cannot share a batch of {batch} evenly: give {give} (--scale.workers)")
+        return found

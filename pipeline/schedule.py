@@ -94,5 +94,7 @@ class Schedule:
         return any(n.address in at for n in step.before for at in (self.todo, self.running, self.elsewhere))
 
     def _fits(self, step: Step) -> bool:
-        taken = [sum(other.scale.total[i] for other in self.running.values()) for i in range(2)]
+        # What may take more than it must takes all there is once it runs.
+        reaches = [other.scale.reach for other in self.running.values()]
+        taken = [sum(min(reach[i], have) for reach in reaches) for i, have in enumerate(self.capacity)]
         return all(w + t <= have for w, t, have in zip(step.scale.total, taken, self.capacity, strict=True))

@@ -17,7 +17,7 @@ from pipeline.diffusion.calibrate import calibrate_base, fill, gates
 from pipeline.diffusion.compose import Base, Composed, Residual, View
 from pipeline.engine.cluster import call
 from pipeline.engine.train import train
-from pipeline.graph import Context, Stage, Step
+from pipeline.graph import Context, Scale, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.state import State
@@ -27,7 +27,7 @@ from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
 from stages.labels import classes_of
-from stages.train import Fit, reader
+from stages.train import Fit, count, reader
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,13 @@ class TrainResidual(Stage):
         views: tuple[Seen, ...] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
         return Residual.Config(shape_of(self.clean), len(views), self.backbone)
 
+    def suits(self, scale: Scale) -> None:
+        scale.worlds(self.fit.batch)
+
     def run(self, at: Context) -> None:
-        base = at.open(self.base)
-        make = partial(_course, self, base, at.open(self.clean))
+        base, clean = at.open(self.base), at.open(self.clean)
         save = partial(_save, self, base, at.open(self.held))
-        metrics = train(make, save, at, self.fit.cadence)
+        metrics = train(partial(_course, self, base, clean), save, at, self.fit.cadence, count([clean]))
         at.out.write("metrics.json", json.dumps(metrics))
 
 

@@ -17,7 +17,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import order
 from pipeline.diffusion.joint import Joint
 from pipeline.engine.train import train
-from pipeline.graph import Context, Stage, Step
+from pipeline.graph import Context, Scale, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.objectives.joint import JointDenoising
@@ -26,7 +26,7 @@ from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
 from stages.labels import classes_of, only_labels, taught, told
-from stages.train import Fit, save
+from stages.train import Fit, count, save
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,14 @@ class TrainJoint(Stage):
         maps = tuple(view.map for view in self.views)
         return Joint.Config(shape_of(self.clean), maps, (1.0,) * (len(maps) + 1), self.backbone)
 
+    def suits(self, scale: Scale) -> None:
+        scale.worlds(self.fit.batch)
+
     def run(self, at: Context) -> None:
-        views = [at.open(view.data) for view in self.views]
-        clean = at.open(self.clean)
+        views, clean = [at.open(view.data) for view in self.views], at.open(self.clean)
         taught([*views, clean], classes_of(self), at)
-        metrics = train(partial(_course, self, views, clean), save, at, self.fit.cadence)
+        make = partial(_course, self, views, clean)
+        metrics = train(make, save, at, self.fit.cadence, count([*views, clean]))
         at.out.write("metrics.json", json.dumps(metrics))
 
     def quotas(self) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from pipeline.data.stream import Streamed
 from pipeline.diffusion.levels import Levels, Stratified
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Cadence, train
-from pipeline.graph import Context, Stage, Step
+from pipeline.graph import Context, Scale, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.ema import EMA
@@ -111,7 +111,7 @@ class Fit:
         """Fifty posts and five checkpoints in a run, and the averages to be kept."""
         kept = max(self.batch, self.images // self.posthoc.snapshots) if self.posthoc else None
         post, checkpoint = (max(self.batch, self.images // times) for times in (50, 5))
-        return Cadence(post=post, checkpoint=checkpoint, averages=kept)
+        return Cadence(batch=self.batch, post=post, checkpoint=checkpoint, averages=kept)
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,13 @@ class Train(Stage):
         """What is trained, but for the spread of the data."""
         return Preconditioned.Config(shape_of(self.data), self.backbone)
 
+    def suits(self, scale: Scale) -> None:
+        scale.worlds(self.fit.batch)
+
     def run(self, at: Context) -> None:
         sets = [at.open(self.data), *(at.open(share.data) for share in self.also)]
         taught(sets, classes_of(self), at)
-        metrics = train(partial(course, self, sets), save, at, self.fit.cadence)
+        metrics = train(partial(course, self, sets), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
 
@@ -185,6 +188,11 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
         bf16=stage.fit.bf16,
         names=rows.ids,
     )
+
+
+def count(sets: Sequence[Artifact]) -> int:
+    """How many rows sets have together."""
+    return sum(Manifest.open(data.file).rows for data in sets)
 
 
 def save(state: State) -> dict[str, bytes]:

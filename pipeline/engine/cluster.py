@@ -128,11 +128,14 @@ def board() -> Any:
     """The actor to which running steps post; one for the cluster session, made at first use.
 
     Ray Train's own reports reach callbacks in another process and only at the controller's pace; posting costs a
-    worker one asynchronous call.
+    worker one asynchronous call. It stands on this machine, where it lives as long as who reads it.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    @ray.remote(num_cpus=0, max_restarts=-1)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+    @ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
     class Board:
         def __init__(self) -> None:
             self.posts: dict[str, list[dict[str, Any]]] = {}

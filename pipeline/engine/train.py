@@ -2,13 +2,14 @@
 
 Rank 0 keeps checkpoints under `_work/checkpoints` of the step's place. They are ours rather than Ray's because they
 must outlive the driver, be verified by SHA-256 and serve the bare loop as well; a worker group that starts, for the
-first time or after a failure, continues from the newest whole one.
+first time, after a failure, or because its machine was taken away, continues from the newest whole one.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -17,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import cluster
+from pipeline.engine.pulse import PULSE
 from pipeline.graph import Context, Scale
 from pipeline.learning.averages import written
 from pipeline.learning.background import Background
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.course import Course
 from pipeline.learning.loop import Every, Metrics
+from pipeline.learning.notice import Agreed
 from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
 from pipeline.place import Place
@@ -43,15 +47,16 @@ Save = Callable[[State], dict[str, bytes]]
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often, in images: posts to the tracker, checkpoints, averages kept. `failures`: restarts that are allowed."""
+    """How often, in images: steps, posts to the tracker, checkpoints, averages kept. `failures`: restarts allowed."""
 
+    batch: int
     post: int
     checkpoint: int
     failures: int = 3
     averages: int | None = None
 
 
-def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, float]:
+def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int | None = None) -> dict[str, float]:
     """Run a course on the cluster and write `save(state)` to the step's place.
 
     Args:
@@ -59,55 +64,70 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence) -> dict[str, fl
         save: the artifact's files from the finished state; called on rank 0.
         at: the running stage.
         cadence: how often to post and to checkpoint.
+        examples: how many there are, if that is known.
 
     Returns:
         the last metrics.
 
     Raises:
-        ValueError: what a worker said is wrong with the data or the configuration; not tried again.
+        ValueError: what a worker said is wrong with the data or the configuration; not tried again. Or there is no number
+            of workers within the scale that can share a batch.
         RuntimeError: the workers failed more often than `cadence.failures`.
     """
+    worlds = at.scale.worlds(cadence.batch, examples)
+    if at.scale.most is not None and worlds[-1] < at.scale.most:
+        log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
+    how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale}
+    while True:
+        returned = _group(how, at, worlds)
+        if "stopped" not in returned:
+            break
+        log.warning("the workers were told to end: training goes on from %d images", returned["stopped"])
+    if "refused" in returned:
+        raise ValueError(returned["refused"])
+    if "errno" in returned:
+        raise OSError(returned["errno"], os.strerror(returned["errno"]), returned["file"])
+    return returned["metrics"]
+
+
+def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any]:
+    """What a group of workers returns, which Ray Train starts again when it fails."""
     import ray
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    topic, board = uuid.uuid4().hex, cluster.board()
-    scale: Scale = at.scale
+    from pipeline.engine.oversee import Overseer
+
+    topic, scale, failures = uuid.uuid4().hex, at.scale, how["cadence"].failures
+    post = partial(_post, cluster.board(), topic)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={
-            "make": make,
-            "save": save,
-            "out": at.out,
-            "cadence": cadence,
-            "scale": scale,
-            "board": board,
-            "topic": topic,
-        },
+        train_loop_config={**how, "post": post},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scale.workers,
+            num_workers=worlds[0] if scale.most is None else (worlds[0], worlds[-1]),
+            elastic_resize_monitor_interval_s=math.inf,  # it would kill workers between two checkpoints
             use_gpu=scale.gpus > 0,
             resources_per_worker={"CPU": scale.cpus, **({"GPU": scale.gpus} if scale.gpus else {})},
         ),
         run_config=ray.train.RunConfig(
             name=topic,
             **_storage(at.out),
-            failure_config=ray.train.FailureConfig(max_failures=cadence.failures),
+            callbacks=[Overseer(scale, worlds, post)],
+            failure_config=ray.train.FailureConfig(max_failures=failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with _relay(topic, at):
         try:
-            result = trainer.fit()
+            return trainer.fit().return_value or {}
         except ray.train.TrainingFailedError as error:
-            raise RuntimeError(f"training failed {cadence.failures + 1} times: {_reason(error)}") from error
-    returned = result.return_value or {}
-    if "refused" in returned:
-        raise ValueError(returned["refused"])
-    if "errno" in returned:
-        raise OSError(returned["errno"], os.strerror(returned["errno"]), returned["file"])
-    return returned["metrics"]
+            raise RuntimeError(f"training failed {failures + 1} times: {_reason(error)}") from error
+
+
+def _post(board: Any, topic: str, said: str | dict[str, Any]) -> None:
+    """Let the driver know of metrics, or tell its user something."""
+    board.post.remote(topic, {"said": said} if isinstance(said, str) else said)
 
 
 def _worker(how: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +153,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
 
     def post(state: State, metrics: Metrics) -> None:
         last.update(metrics)
-        how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
+        how["post"]({"at": state.images, "values": dict(last)})
 
     with _checkpoints(how["out"], write=rank == 0) as kept, Background(kept) as saving:
         try:
@@ -141,7 +161,6 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             kept.restore(course.state)
         except ValueError as error:
             return {"refused": str(error)}
-        wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
         hooks = []
         if rank == 0:
             rate = Rate(course)
@@ -158,9 +177,16 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             checkpointing=scale.checkpointing,
             deterministic=scale.deterministic,
         )
-        state = course.run(hooks, rank, world, wrapped, speed, scale.micro)
+        with PULSE:
+            wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
+            told = Agreed(PULSE.notice) if world > 1 else PULSE.notice
+            course.run(hooks, rank, world, wrapped, speed, scale.micro, stop=partial(PULSE.beat, told))
+        if not course.over:
+            if rank == 0:
+                saving.save(course.state)
+            return {"stopped": course.state.images}
     if rank == 0:
-        for name, data in how["save"](state).items():
+        for name, data in how["save"](course.state).items():
             how["out"].write(name, data)
     return {"metrics": last}
 
@@ -198,6 +224,9 @@ def _relay(topic: str, at: Context) -> Iterator[None]:
             log.warning("progress of a step was lost: %s", error)
             posts = []
         for post in posts:
+            if "said" in post:
+                log.warning("%s", post["said"])
+                continue
             at.tracker.metrics(post["values"], at=post["at"])
 
     def watch() -> None:

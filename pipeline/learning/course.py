@@ -46,15 +46,16 @@ class Course:
         parallel: nn.Module | None = None,
         speed: Speed = Speed(),
         micro: int | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> State:
-        """Train from where the state stands to the end; a finished state returns at once, and that is said.
+        """Train from where the state stands to the end, or to `stop`; a finished state returns at once, and says so.
 
         What is not finite once too often rolls the run back, `clock.rollbacks` times at most: to the last moment that
         was remembered, and on with the images after those that led there. Where that is and what is passed over are
         numbers of the state, the same in all processes and after a restart.
         """
         clock = self.clock if micro is None else replace(self.clock, micro=micro)
-        if over(self.state, clock):
+        if self.over:
             log.warning("this run is complete at %d images: there is nothing left to do.", self.state.images)
             return self.state
         while True:
@@ -71,6 +72,7 @@ class Course:
                     parallel=parallel,
                     speed=replace(speed, bf16=speed.bf16 or self.bf16),
                     names=self.names,
+                    stop=stop,
                 )
             except NotFinite as error:
                 if self.state.rollbacks >= clock.rollbacks:
@@ -84,6 +86,11 @@ class Course:
             "%s Rolled back to %d images, and on with number %d of the order, for the %d. of at most %d times",
             *(error, state.images, state.position, state.rollbacks, clock.rollbacks),
         )
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return over(self.state, self.clock)
 
     def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; `waited` adds up the seconds in which training had none."""

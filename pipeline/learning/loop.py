@@ -75,12 +75,14 @@ def fit(
     parallel: nn.Module | None = None,
     speed: Speed = Speed(),
     names: Names | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> State:
     """Train `state` in place until the clock or its patience ends, and return it.
 
     `batches` continue from state.position; each is this process's equal share of a global batch. `parallel` is
     state.model wrapped for many processes (DistributedDataParallel). `validate` maps the averaged model to a score,
-    lower being better, and must give every process the same. torch's global generators are reseeded at each step.
+    lower being better, and must give every process the same. torch's global generators are reseeded at each step. `stop` is
+    asked after each step, and must tell every process the same: whether to end here, calling no hook (see notice.py).
 
     Raises ValueError when batches run out or do not fit the clock, FloatingPointError when a score is not finite, or
     (NotFinite) when more losses or gradients than `clock.skips` are not, after a few dozen steps at the latest and
@@ -124,6 +126,9 @@ def fit(
                 metrics |= {"rollbacks": state.rollbacks} if state.rollbacks else {}
                 for hook in due:
                     hook.call(state, dict(metrics))
+            if stop is not None and stop():
+                guard.read(clock.batch)
+                break
     return state
 
 

@@ -40,3 +40,5 @@ def test_options_reach_training_and_an_average_is_chosen_after_it(kintsugi, one_
     assert torch.equal(flat.centre, model.centre)
     kintsugi("run", "learn", *FIT, "--sigma-rel", "0.5").refused("sigma_rel is 0.5")
     kintsugi("plan", "learn", "--scale.micro", "0").refused("micro is 0")
+    many = ("--set", "fit.batch=128", "--scale.workers", "128", "--scale.cpus", "0.01")
+    kintsugi("run", "learn", *many).refused("128 workers cannot share 64 examples: give at most 64")

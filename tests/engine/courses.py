@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,14 +50,33 @@ def undropped(device: torch.device) -> Course:
 
 def killed(device: torch.device, marker: str) -> Course:
     """The same, whose process is killed once, after image 300."""
-    course = plain(device)
+    return _once(plain(device), marker, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def told(device: torch.device, marker: str) -> Course:
+    """`undropped`, whose last process is told once that it will be ended, after image 300."""
+    return _once(undropped(device), marker, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def hung(device: torch.device, marker: str) -> Course:
+    """`undropped`, whose last process does nothing any more, once, after image 300."""
+    return _once(undropped(device), marker, asleep_for_ever)
+
+
+def asleep_for_ever() -> None:
+    """What a stack should show."""
+    time.sleep(1e6)
+
+
+def _once(course: Course, marker: str, happen: Callable[[], None]) -> Course:
+    """Once, after image 300, that happens in its last process, and the marker is there."""
     inner = course.batches
 
     def batches(start, rank, world):
         for k, batch in enumerate(inner(start, rank, world)):
-            if start + k * FIT.batch > 300 and not Path(marker).exists():
+            if start + k * FIT.batch > 300 and rank == world - 1 and not Path(marker).exists():
                 Path(marker).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                happen()
             yield batch
 
     course.batches = batches

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine import cluster
 from pipeline.engine.train import CHECKPOINTS, Cadence, train
 from pipeline.graph import Context, Scale
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-CADENCE = Cadence(post=64, checkpoint=96)
+CADENCE = Cadence(batch=16, post=64, checkpoint=96)
 
 
 class Seen:
@@ -70,13 +71,50 @@ def test_a_run_that_is_over_comes_back_from_its_checkpoint(one_ray, place, bare)
     assert again.out.read("weights.bin") == bare, "it trained again, or from the beginning"
 
 
-def test_two_workers_learn_what_one_learns(one_ray, place, bare):
-    at = place(Scale(workers=2))
+@pytest.fixture(scope="module")
+def two(one_ray, tmp_path_factory):
+    """The weights of two workers whom nothing happened to."""
+    store = Store(str(tmp_path_factory.mktemp("two") / "store"))
+    at = Context(store.place / "out", store, Scale(workers=2), Seen())
     train(courses.undropped, courses.weights, at, CADENCE)
+    return at.out.read("weights.bin")
+
+
+def test_two_workers_learn_what_one_learns(two, bare):
     alone = courses.weights(courses.undropped(torch.device("cpu")).run())["weights.bin"]
-    one, two = (np.frombuffer(data, np.float32) for data in (alone, at.out.read("weights.bin")))
-    np.testing.assert_allclose(two, one, rtol=0, atol=2e-5)
+    one, both = (np.frombuffer(data, np.float32) for data in (alone, two))
+    np.testing.assert_allclose(both, one, rtol=0, atol=2e-5)
     assert np.abs(one - np.frombuffer(bare, np.float32)).max() > 1e-3, "dropout made no difference: a weak test"
+
+
+def test_as_many_workers_as_there_is_room_for_stop_when_one_is_told_to_and_go_on_from_that_step(
+    two, place, tmp_path, caplog
+):
+    at = place(Scale(workers=1, cpus=cluster.capacity()[0] / 2, most=3))
+    marker = tmp_path / "told"
+    train(partial(courses.told, marker=str(marker)), courses.weights, at, CADENCE)
+    assert marker.exists(), "it was never told"
+    assert at.out.read("weights.bin") == two
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("training with 2 of up to 2 workers") == 2
+    assert "3 workers cannot share a batch of 16: at most 2 do" in said
+    (went,) = [int(word) for text in said if "told to end" in text for word in text.split() if word.isdigit()]
+    assert 300 < went < 480
+    assert went % CADENCE.checkpoint, "a checkpoint was due there anyway: a weak test"
+
+
+def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, caplog):
+    at = place(Scale(workers=2, hang_after=10))
+    marker = tmp_path / "hung"
+    train(partial(courses.hung, marker=str(marker)), courses.weights, at, CADENCE)
+    assert marker.exists(), "it never hung"
+    assert at.out.read("weights.bin") == two
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("no step was finished for 1") for text in said) == 1
+    (waiting,), (asleep,) = ([text for text in said if text.startswith(f"worker {rank}:")] for rank in (0, 1))
+    assert "asleep_for_ever" in asleep
+    assert "asleep_for_ever" not in waiting
+    assert "pipeline/learning/step.py" in waiting
 
 
 @pytest.mark.parametrize("workers", [1, 2])

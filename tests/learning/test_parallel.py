@@ -37,7 +37,7 @@ def test_two_processes_are_one(tmp_path):
     for world in (1, 2):
         command = [sys.executable, str(script)]
         ranks = [
-            subprocess.Popen([*command, str(rank), str(world), str(tmp_path), here], env=_environment())
+            subprocess.Popen([*command, str(rank), str(world), str(tmp_path), here], env=environment())
             for rank in range(world)
         ]
         assert [process.wait(timeout=120) for process in ranks] == [0] * world
@@ -49,6 +49,6 @@ def test_two_processes_are_one(tmp_path):
         torch.testing.assert_close(first[name], one[name], atol=1e-4, rtol=1e-3)
 
 
-def _environment():
+def environment():
     root = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -1,0 +1,67 @@
+"""What a worker lets its overseer know, and hears from it, while another of its threads trains.
+
+There is one `PULSE` a process: Ray calls what is asked here in the main thread, which also receives signals.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from pipeline.learning.notice import Notice
+
+
+class Pulse:
+    """When a step was last finished, while the context is open, and whether this process was told to end."""
+
+    def __init__(self) -> None:
+        self.notice = Notice()
+        self.last: float | None = None
+        self.slowest = 0.0
+
+    def beat(self, told: Callable[[], bool]) -> bool:
+        """Another step is done; what `told` says."""
+        now, last = time.monotonic(), self.last
+        if last is not None:
+            self.slowest = max(self.slowest, now - last)
+        self.last = now
+        return told()
+
+    def __enter__(self) -> Pulse:
+        self.last, self.slowest = time.monotonic(), 0.0
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.last = None
+
+
+PULSE = Pulse()
+
+
+def listen() -> None:
+    """Be told by SIGTERM from now on, instead of dying of it."""
+    PULSE.notice.__enter__()
+
+
+def tell() -> None:
+    """Be told to end after this step."""
+    PULSE.notice.give()
+
+
+def silence() -> tuple[float, float] | None:
+    """Seconds since the last step, and those of the slowest; None: it is not training."""
+    last = PULSE.last
+    return None if last is None else (time.monotonic() - last, PULSE.slowest)
+
+
+def stacks() -> str:
+    """What every thread of this process is doing, but for the one that asks."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    parts = []
+    for number, frame in sys._current_frames().items():
+        if number != threading.get_ident():
+            parts.append(f"thread {names.get(number, number)}:\n{''.join(traceback.format_stack(frame))}")
+    return "".join(parts)

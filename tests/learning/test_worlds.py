@@ -1,0 +1,46 @@
+"""How many processes share a batch changes neither which examples are seen, nor when, nor the loss of any step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_parallel import environment
+from worlds import BATCH, STEPS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """What each of four processes said."""
+    folder = tmp_path_factory.mktemp("worlds")
+    command = [sys.executable, str(Path(__file__).parent / "worlds.py")]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(folder)], env=environment(), stdout=subprocess.PIPE, text=True)
+        for rank in range(4)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * 4
+    return [json.loads(text) for text in said]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_worlds_of_any_size_see_the_same_examples_and_have_the_same_losses(four, world):
+    rows, losses = four[0]["1"]
+    assert len(rows) == len(losses) == STEPS
+    shares = [said[str(world)] for said in four[:world]]
+    assert [sum((share[0][step] for share in shares), []) for step in range(STEPS)] == rows
+    assert all(len(part) == BATCH // world for share in shares for part in share[0])
+    together = np.mean([share[1] for share in shares], 0)
+    difference = np.abs(together / losses - 1).max()
+    assert difference <= 1e-6, difference
+    assert np.ptp(losses) > 0.01, "nothing was learned: a weak test"
+
+
+def test_what_one_process_is_told_all_know_after_the_same_step(four):
+    assert [said["heard"] for said in four] == [[5] * 4] * 4
