@@ -2,9 +2,9 @@
 
     python benchmarks/recovery.py --repeats 3
 
-Both train the same network on the same random images with two workers on gloo, keep a checkpoint every ten steps, and lose
-their second worker in step 25. The plain loop is that of Ray Train's own guide: `prepare_model`, `report` with a checkpoint,
-`get_checkpoint`. Both are polled by the controller twice a second; Ray Train's default is every two seconds.
+Both train the same network on the same random images with two workers on gloo, keep a checkpoint every ten steps, and
+lose their second worker in step 25. The plain loop is that of Ray Train's own guide: `prepare_model`, `report` with a
+checkpoint, `get_checkpoint`. Both are polled by the controller twice a second, where Ray Train's default is two seconds.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(repeats: int = 3) -> None:
 
 
 def note(place: Path, step: int, rank: int, begun: int) -> None:
-    """A step is about to begin: the second worker dies in one of them, once; a first step of a second life is a recovery."""
+    """A step is about to begin: the second worker dies in one; once another life has ended its first, all is well."""
     if step == DIES and rank == 1 and not (place / "killed").exists():
         (place / "killed").write_text(str(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 class Scale:
     """`workers` processes of `cpus` cores and `gpus` devices each; the rest is heeded by steps that train.
 
-    With `most`, a step that trains takes as many workers from `workers` to `most` as the cluster has room for and can share
-    a batch, and goes on with what is left when machines go. `micro` halves by itself where memory does not suffice. Tensor cores prefer channels last. Networks that cannot be
-    compiled run as they are, with a warning. Checkpointing computes activations again in the backward pass instead of
-    keeping them.
+    With `most`, a step that trains takes as many workers, from `workers` to `most`, as there is room for and can share
+    a batch, and goes on with what is left when machines go. `micro` halves by itself where memory does not suffice.
+    Tensor cores prefer channels last. Networks that cannot be compiled run as they are, with a warning. Checkpointing
+    computes activations again in the backward pass instead of keeping them.
 
     Args:
         workers: processes; with `most`, the fewest.
@@ -27,9 +27,9 @@ class Scale:
         compile: compile the networks.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
-        most: the most processes of a step that trains.
-        hang_after: seconds without a step after which training is said to hang and starts again from its last checkpoint;
-            ten times the slowest step, if that is longer.
+        most: the most processes of a step that trains, where there may be more than `workers`.
+        hang_after: seconds without a step (or ten times the slowest) after which training starts again from its last
+            checkpoint.
     """
 
     workers: int = 1

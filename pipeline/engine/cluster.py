@@ -135,7 +135,7 @@ def board() -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
-    @ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    @ray.remote(num_cpus=0, max_restarts=-1)
     class Board:
         def __init__(self) -> None:
             self.posts: dict[str, list[dict[str, Any]]] = {}
@@ -146,7 +146,7 @@ def board() -> Any:
         def take(self, topic: str) -> list[dict[str, Any]]:
             return self.posts.pop(topic, [])
 
-    return Board.remote()
+    return Board.options(scheduling_strategy=here).remote()
 
 
 def call(scale: Scale, function: Callable[..., T], *arguments: Any) -> T:

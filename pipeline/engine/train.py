@@ -70,8 +70,8 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
         the last metrics.
 
     Raises:
-        ValueError: what a worker said is wrong with the data or the configuration; not tried again. Or there is no number
-            of workers within the scale that can share a batch.
+        ValueError: what a worker said is wrong with the data or the configuration, which is not tried again; or so many
+            workers cannot share a batch or the examples.
         RuntimeError: the workers failed more often than `cadence.failures`.
     """
     worlds = at.scale.worlds(cadence.batch, examples)
@@ -112,7 +112,7 @@ def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any
         run_config=ray.train.RunConfig(
             name=topic,
             **_storage(at.out),
-            callbacks=[Overseer(scale, worlds, post)],
+            callbacks=[Overseer(scale, worlds, post)],  # pyright: ignore[reportArgumentType]
             failure_config=ray.train.FailureConfig(max_failures=failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),

@@ -81,8 +81,9 @@ def fit(
 
     `batches` continue from state.position; each is this process's equal share of a global batch. `parallel` is
     state.model wrapped for many processes (DistributedDataParallel). `validate` maps the averaged model to a score,
-    lower being better, and must give every process the same. torch's global generators are reseeded at each step. `stop` is
-    asked after each step, and must tell every process the same: whether to end here, calling no hook (see notice.py).
+    lower being better, and must give every process the same. torch's global generators are reseeded at each step.
+    `stop` is asked after each step, and must tell every process the same: whether to end here, which is not the end of
+    the run, so that no hook is called for it (see notice.py).
 
     Raises ValueError when batches run out or do not fit the clock, FloatingPointError when a score is not finite, or
     (NotFinite) when more losses or gradients than `clock.skips` are not, after a few dozen steps at the latest and

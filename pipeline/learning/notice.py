@@ -4,8 +4,8 @@
         course.run(hooks, stop=notice)
         saving.save(course.state)
 
-Who takes a machine away sends `SIGTERM` first. Of several processes all must stop after the same step, or those that went
-on would wait for the others for ever: `Agreed` tells all of them what any of them was told.
+Who takes a machine away sends `SIGTERM` first. Of several processes all must stop after the same step, or those that
+went on would wait for the others for ever: `Agreed` tells all of them what any of them was told.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Notice:
 class Agreed:
     """What any of the processes was told, on all of them and at the same step: the one after it was said.
 
-    Every process makes one, at the same time, and asks it once a step. The question travels beside the step, over CPUs, so
-    that nothing waits for it and no GPU is looked at.
+    Every process makes one, at the same time, and asks it once a step. The question travels beside the step, over CPUs,
+    so that nothing waits for it and no GPU is looked at.
     """
 
     def __init__(self, told: Callable[[], bool]):

