@@ -195,10 +195,10 @@ class State:
 
 def _agree(found: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]]) -> None:
     """Raises ValueError with the shapes in which a checkpoint differs from what a run has."""
-    flat = [
+    there, here = (
         {f"{part}.{name}": t for part, held in side.items() for name, t in held.items()} for side in (found, wanted)
-    ]
-    if told := differing(*flat, "in the checkpoint"):
+    )
+    if told := differing(there, here, "in the checkpoint"):
         raise ValueError(f"the checkpoint is of another model: build the one it was saved from. {told}.")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_loop import Broken
-from test_parallel import _environment
+from test_parallel import environment
 from tiny_backbone import batches, build, same
 
 from pipeline.diffusion.levels import Stratified
@@ -217,7 +217,7 @@ def test_two_processes_go_back_together_though_one_alone_saw_why(tmp_path):
     script.write_text(WORKER)
     words = ["2", str(tmp_path), str(Path(__file__).parent)]
     command = [sys.executable, str(script)]
-    ranks = [subprocess.Popen([*command, str(rank), *words], env=_environment()) for rank in range(2)]
+    ranks = [subprocess.Popen([*command, str(rank), *words], env=environment()) for rank in range(2)]
     try:
         assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     finally:
