@@ -31,7 +31,7 @@ def read_manifest(place: Place, address: str) -> dict[str, Any] | None:
         Damaged: it is none, or another address's.
         StoreError: another version wrote it.
     """
-    mend = f"delete it with `kintsugi gc --damaged --yes --store {shlex.quote(place.url)}` and run again"
+    mend = _mend(place.url)
     try:
         manifest = json.loads(place.read(f"objects/{address}/{MANIFEST}"))
     except (FileNotFoundError, NotADirectoryError):
@@ -57,6 +57,10 @@ def sealed(manifest: dict[str, Any]) -> bytes:
 def _seal(manifest: dict[str, Any]) -> str:
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _mend(store: str) -> str:
+    return f"delete it with `kintsugi gc --damaged --yes --store {shlex.quote(store)}` and run again"
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
@@ -100,9 +104,8 @@ class Artifact:
         except FileNotFoundError:
             data = b""
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
-            raise StoreError(
-                f"{self.place.at(name)} is damaged: delete {self.address} (kintsugi gc --damaged --yes) and run again"
-            )
+            store = self.place.url.removesuffix(f"/objects/{self.address}/{self.manifest['attempt']}")
+            raise StoreError(f"{self.place.at(name)} of {self.address} is damaged: {_mend(store)}")
         return data
 
     def file(self, name: str) -> BinaryIO:

@@ -79,7 +79,8 @@ class Store:
         for path, old, new in _conflicts(manifest["config"], step.config):
             raise StoreError(
                 f"same address, other recipe: {step.address} was made with {path} = {old!r}, not {new!r}; "
-                f"bump `version` in {type(step.stage).__name__}"
+                f"bump `version` in {type(step.stage).__name__} if you changed it, else delete "
+                f"{self.place.at(f'objects/{step.address}')} and run again"
             )
         return True
 
@@ -147,7 +148,10 @@ class Store:
         place, refs = self.place / "refs", {}
         for name in (n for n in place.names() if n.endswith(".json")):
             try:
-                refs[name.removesuffix(".json")] = json.loads(place.read(name))["address"]
+                address = json.loads(place.read(name))["address"]
+                if not re.fullmatch(r"\w+/\w+", address):
+                    raise ValueError(f"{address} is no address")
+                refs[name.removesuffix(".json")] = address
             except (ValueError, TypeError, KeyError) as error:
                 raise StoreError(f"{place.at(name)} is damaged: delete it and run its recipe again") from error
         return refs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sqlite3
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 THEIRS = {getattr(errno, name) for name in ["ENOENT", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "EROFS", "ENAMETOOLONG"]}
@@ -20,6 +21,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if _is_remote(cause):
         theirs = any(word in type(cause).__name__ for word in MISTAKES)
         return _network(cause), 2 if theirs else 1
+    if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # MLflow's database
+        cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if isinstance(cause, OSError) and cause.errno is not None:
         return _disk(cause), 2 if cause.errno in THEIRS else 1
     if isinstance(cause, ValueError | ImportError):

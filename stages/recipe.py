@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
@@ -128,7 +129,7 @@ def read_yaml(text: str, name: str) -> Any:
     if len(text) > 1 << 20:
         raise config.ConfigError(f"{name} is over 1 MiB: a configuration is a small file")
     try:
-        refused = _not_plain(yaml.scan(text, Loader=yaml.SafeLoader))
+        refused = _not_plain(yaml.scan(text, Loader=yaml.SafeLoader)) or _twice(yaml.compose(text, yaml.SafeLoader))
         data = None if refused else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
         refused = f"is not plain YAML: {' '.join(str(error).split())}"
@@ -147,6 +148,19 @@ def _not_plain(tokens: Iterable[yaml.Token]) -> str:
         if depth > config.DEEPEST:
             return f"lies deeper than {config.DEEPEST} levels: flatten it"
     return ""
+
+
+def _twice(node: yaml.Node | None) -> str:
+    """What is refused of a tree that has a name twice, of which YAML would take the last; "" if it has none."""
+    if not isinstance(node, yaml.CollectionNode):
+        return ""
+    inner = node.value
+    if isinstance(node, yaml.MappingNode):
+        names = Counter(name.value for name, _ in inner if isinstance(name, yaml.ScalarNode))
+        if names and names.most_common(1)[0][1] > 1:
+            return f"has {names.most_common(1)[0][0]} twice: leave one of them out"
+        inner = [value for _, value in inner]
+    return next(filter(None, map(_twice, inner)), "")
 
 
 def _config_file(arguments: Sequence[str]) -> Any:

@@ -50,6 +50,10 @@ class EMA(Average):
     halflife: float = 500_000
     ramp: float | None = 0.05
 
+    def __post_init__(self) -> None:
+        if not self.halflife >= 0 or (self.ramp is not None and not self.ramp >= 0):
+            raise ValueError(f"halflife is {self.halflife} and ramp {self.ramp}: give numbers from 0.")
+
     def beta(self, images: int, batch: int) -> float:
         """½^(batch/h)."""
         halflife = self.halflife if self.ramp is None else min(self.halflife, self.ramp * images)

@@ -74,6 +74,15 @@ class AdamW:
     schedule: Schedule = Constant()
     clip: float | None = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "weight_decay", "warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}: give two numbers within [0, 1).")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}: give the largest norm of a gradient, above 0, or none.")
+
     def lr_at(self, images: int) -> float:
         """The learning rate of the step that brings the images seen to `images`."""
         ramp = min(1.0, images / self.warmup) if self.warmup > 0 else 1.0

@@ -174,3 +174,28 @@ def test_workers_who_cannot_share_a_batch_are_refused_by_plan_and_run(kintsugi):
         kintsugi(verb, "learn", "--scale.workers", "33").refused("33 workers cannot share 32 images in a batch")
     kintsugi("plan", "learn", "--scale.workers", "2", "--scale.most", "1").refused("most is 1")
     assert kintsugi("plan", "learn", "--scale.workers", "2", "--scale.most", "3").code == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("view_fit.optim.lr=-1", "lr is -1"),
+        ("view_fit.optim.lr=.nan", "lr is nan"),
+        ("view_fit.optim.weight_decay=-0.1", "weight_decay is -0.1"),
+        ("view_fit.optim.clip=0", "clip is 0"),
+        ("view_fit.optim.eps=-1", "eps is -1"),
+        ("view_fit.optim.warmup=-5", "warmup is -5"),
+        ("view_fit.optim.betas=[0.9, 1.0]", "betas is (0.9, 1.0)"),
+        ("view_fit.ema.halflife=-1", "halflife is -1"),
+        ("view_fit.ema.ramp=-0.1", "ramp -0.1"),
+    ],
+)
+def test_values_that_cannot_train_are_refused_by_plan(kintsugi, setting, says):
+    kintsugi("plan", "partial_views", "--set", setting).refused(says)
+
+
+def test_a_name_that_stands_twice_in_a_file_is_refused(kintsugi, tmp_path):
+    (tmp_path / "twice.yaml").write_text("clean: 96\nview_fit: {images: 640, batch: 64}\nclean: 32\n")
+    kintsugi("plan", "partial_views", "--config", "twice.yaml").refused("twice.yaml has clean twice")
+    (tmp_path / "deep.yaml").write_text("clean: 96\nview_fit: {images: 640, batch: 64, images: 1280}\n")
+    kintsugi("plan", "partial_views", "--config", "deep.yaml").refused("deep.yaml has images twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sqlite3
 
 import pytest
 
@@ -61,6 +62,17 @@ class Wrapped(RuntimeError):
     def __init__(self, cause: BaseException):
         super().__init__("a long story")
         self.cause = cause
+
+
+def test_a_database_that_cannot_grow_is_a_full_disk(tmp_path):
+    database = sqlite3.connect(tmp_path / "small.db")
+    database.execute("PRAGMA max_page_count = 2")
+    database.execute("CREATE TABLE t (x BLOB)")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    sentence, code = explain(Wrapped(full.value))
+    assert sentence.startswith("the disk is full: free some space")
+    assert code == 1
 
 
 def test_a_failure_is_explained_by_what_it_began_with():

@@ -240,9 +240,10 @@ def test_names_lead_to_addresses(store):
         store.find("")
     with pytest.raises(StoreError, match=r"there is no 'my-recipe/dta' in .*; did you mean 'my-recipe/data'\?"):
         store.find("my-recipe/dta")
-    store.place.write("refs/my-recipe/data.json", b"{")
-    with pytest.raises(StoreError, match=r"data\.json is damaged"):
-        store.refs()
+    for wrong in (b"{", b"[]", b"{}", b'{"address": 3}', b'{"address": "../../etc"}', b'{"address": "a/b/c"}'):
+        store.place.write("refs/my-recipe/data.json", wrong)
+        with pytest.raises(StoreError, match=r"data\.json is damaged: delete it"):
+            store.refs()
 
 
 @given(
