@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,10 @@ POLL = 2.0  # seconds between two looks at what another run is making, about
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a step: `what` is start, done, cached, failed, or waiting for a run that makes it `since`."""
+    """What happened to a step: `what` is start, done, cached, failed, probed, or waiting for a run that makes it.
+
+    That other run has been making it `since`.
+    """
 
     step: Step
     what: str
@@ -70,9 +73,7 @@ class Schedule:
                     continue
             del self.elsewhere[address]
             self.todo = {address: step} | self.todo
-        for address, step in list(self.todo.items()):
-            if self._blocked(step) or not self._fits(step):
-                continue
+        for address, step in self._ready():
             try:
                 found = self.store.claim(step)
             except Exception as error:
@@ -85,10 +86,29 @@ class Schedule:
                     self.elsewhere[address] = step, found
             yield step, found
 
+    def span(self, seconds: Mapping[str, float]) -> float:
+        """Seconds until all is made where each step takes those at its address (none: 0) and no other run helps."""
+        now, ends = 0.0, dict[str, float]()
+        while self.todo or ends:
+            for address, step in self._ready():
+                self.running[address] = step
+                del self.todo[address]
+                ends[address] = now + seconds.get(address, 0.0)
+            first = min(ends, key=lambda address: ends[address])
+            now = ends.pop(first)
+            del self.running[first]
+        return now
+
     @property
     def patience(self) -> float | None:
         """Seconds to wait for a running step before looking again; random, so that two runs do not keep in step."""
         return POLL * random.uniform(0.5, 1.5) if self.elsewhere else None
+
+    def _ready(self) -> Iterator[tuple[str, Step]]:
+        """What could start now, one after the other: what came of one is heeded for the next."""
+        for address, step in list(self.todo.items()):
+            if not self._blocked(step) and self._fits(step):
+                yield address, step
 
     def _blocked(self, step: Step) -> bool:
         return any(n.address in at for n in step.before for at in (self.todo, self.running, self.elsewhere))

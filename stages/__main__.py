@@ -18,6 +18,7 @@ from stages.failures import explain
 VERBS = {
     "run": "make everything a recipe needs that is not made yet",
     "plan": "say what `run` would do, and why",
+    "estimate": "say what the trainings of `run` would take in time, memory and money",
     "show": "print a recipe's options, or what an artifact was made from",
     "diff": "say in which options two artifacts differ",
     "ls": "list artifacts",
@@ -57,9 +58,9 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, running, verb_data, verb_models, verbs
+    from stages import doctor, estimate, running, verb_data, verb_models, verbs
 
-    modules = (running, verbs, verb_models, doctor, verb_data)
+    modules = (running, estimate, verbs, verb_models, doctor, verb_data)
     return next(getattr(module, verb) for module in modules if hasattr(module, verb))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,8 +17,8 @@ from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates
 from pipeline.diffusion.compose import Base, Composed, Residual, View
 from pipeline.engine.cluster import call
-from pipeline.engine.train import train
-from pipeline.graph import Context, Scale, Stage, Step
+from pipeline.engine.train import Make, train
+from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.state import State
@@ -27,7 +28,7 @@ from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
 from stages.labels import classes_of
-from stages.train import Fit, count, reader
+from stages.train import Fit, Trains, count, reader
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class Combine(Stage):
     def __post_init__(self) -> None:
         if any(classes_of(view.model.stage) for view in self.views):
             raise ValueError("models are combined without labels: leave condition out of the views' backbones")
+
+    @property
+    def untrained(self) -> Base.Config:
+        """What it makes, but for what the models have learned by then."""
+        views = tuple(View(view.map, view.model.stage.network) for view in self.views)  # pyright: ignore[reportAttributeAccessIssue]
+        return Base.Config(shape_of(self.clean), views, self.bins)
 
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]
@@ -111,7 +118,7 @@ class Regularisation:
 
 
 @dataclass(frozen=True)
-class TrainResidual(Stage):
+class TrainResidual(Trains):
     """Base plus residual: a composed denoiser, its residual trained on the full images `clean`, gated on `held`."""
 
     version: ClassVar[int] = 2
@@ -130,13 +137,12 @@ class TrainResidual(Stage):
         views: tuple[Seen, ...] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
         return Residual.Config(shape_of(self.clean), len(views), self.backbone)
 
-    def suits(self, scale: Scale) -> None:
-        scale.worlds(self.fit.batch)
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        return partial(_course, self, open(self.base), open(self.clean))
 
     def run(self, at: Context) -> None:
-        base, clean = at.open(self.base), at.open(self.clean)
-        save = partial(_save, self, base, at.open(self.held))
-        metrics = train(partial(_course, self, base, clean), save, at, self.fit.cadence, count([clean]))
+        save = partial(_save, self, at.open(self.base), at.open(self.held))
+        metrics = train(self.make(at.open), save, at, self.fit.cadence, count([at.open(self.clean)]))
         at.out.write("metrics.json", json.dumps(metrics))
 
 

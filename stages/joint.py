@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +16,8 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import order
 from pipeline.diffusion.joint import Joint
-from pipeline.engine.train import train
-from pipeline.graph import Context, Scale, Stage, Step
+from pipeline.engine.train import Make, train
+from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.objectives.joint import JointDenoising
@@ -26,7 +26,7 @@ from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
 from stages.labels import classes_of, only_labels, taught, told
-from stages.train import Fit, count, save
+from stages.train import Fit, Trains, count, save
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class TrainJoint(Stage):
+class TrainJoint(Trains):
     """A denoiser of whole images that learned from `views` as well as from the whole images `clean`.
 
     Args:
@@ -73,14 +73,13 @@ class TrainJoint(Stage):
         maps = tuple(view.map for view in self.views)
         return Joint.Config(shape_of(self.clean), maps, (1.0,) * (len(maps) + 1), self.backbone)
 
-    def suits(self, scale: Scale) -> None:
-        scale.worlds(self.fit.batch)
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        return partial(_course, self, [open(view.data) for view in self.views], open(self.clean))
 
     def run(self, at: Context) -> None:
-        views, clean = [at.open(view.data) for view in self.views], at.open(self.clean)
-        taught([*views, clean], classes_of(self), at)
-        make = partial(_course, self, views, clean)
-        metrics = train(make, save, at, self.fit.cadence, count([*views, clean]))
+        sets = [*(at.open(view.data) for view in self.views), at.open(self.clean)]
+        taught(sets, classes_of(self), at)
+        metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
     def quotas(self) -> list[int]:

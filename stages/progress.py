@@ -96,7 +96,7 @@ class Bars(Progress):
             return
         if key in self._tasks:
             self.bars.remove_task(self._tasks.pop(key))
-        mark = {"done": "[green]✓[/]", "cached": "[dim]·[/]", "failed": "[red]✗[/]"}[event.what]
+        mark = {"done": "[green]✓[/]", "cached": "[dim]·[/]", "failed": "[red]✗[/]", "probed": "[dim]≈[/]"}[event.what]
         took = f"{event.seconds:6.1f} s" if event.seconds else "  cached"
         self.console.print(f"{mark} {event.step.label:<18} {took}  [dim]{key}[/]", highlight=False)
 

@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
     from pipeline.engine.track import Tracking
 
     start = time.monotonic()
-    asked = _asked("run", words)
+    asked = ask("run", words)
     if asked is None:
         return 0
     store, target = asked.store, asked.target
@@ -84,7 +84,7 @@ def run(words: list[str]) -> int:
 
 def plan(words: list[str]) -> int:
     """Print each step: cached, or why it will run."""
-    asked = _asked("plan", words)
+    asked = ask("plan", words)
     if asked is None:
         return 0
     lines = graph.plan(asked.target, asked.store, asked.name)
@@ -101,7 +101,8 @@ def plan(words: list[str]) -> int:
     return 0
 
 
-def _asked(verb: str, words: list[str]) -> Asked | None:
+def ask(verb: str, words: list[str], common: type[Common] = Common) -> Asked | None:
+    """The recipe and the options on a command line; None where only help was asked for."""
     known = ", ".join(recipes.names())
     if not words or words[0].startswith("-"):
         if words and words[0] in ("-h", "--help"):
@@ -112,8 +113,8 @@ def _asked(verb: str, words: list[str]) -> Asked | None:
         raise ConfigError(f"say which recipe to {verb}: {known}")
     name = words[0]
     recipe = recipes.find(name)
-    options, common = recipes.resolve(recipe, words[1:], Common, f"kintsugi {verb} {name}")
-    return Asked(name, options, common, recipes.build(recipe, options), Store(common.store))
+    options, given = recipes.resolve(recipe, words[1:], common, f"kintsugi {verb} {name}")
+    return Asked(name, options, given, recipes.build(recipe, options), Store(given.store))
 
 
 def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) -> int:

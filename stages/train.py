@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from pipeline.data.records import Examples
 from pipeline.data.stream import Streamed
 from pipeline.diffusion.levels import Levels, Stratified
 from pipeline.diffusion.precond import EDM, Preconditioned
-from pipeline.engine.train import Cadence, train
+from pipeline.engine.train import Cadence, Make, train
 from pipeline.graph import Context, Scale, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
@@ -114,6 +115,19 @@ class Fit:
         return Cadence(batch=self.batch, post=post, checkpoint=checkpoint, averages=kept)
 
 
+class Trains(Stage):
+    """A stage that trains a network, of which can be known what it trains without doing so."""
+
+    fit: Fit
+
+    def suits(self, scale: Scale) -> None:
+        scale.worlds(self.fit.batch)
+
+    @abstractmethod
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        """What gives a worker its course; `open` gives the artifacts of the stage's needs."""
+
+
 @dataclass(frozen=True)
 class Share:
     """A set of rows and how many of a mixture's it has, as a weight among the others'."""
@@ -123,7 +137,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Train(Stage):
+class Train(Trains):
     """A denoiser (`denoiser.json`, `weights.safetensors`), by plain denoising.
 
     Args:
@@ -155,13 +169,18 @@ class Train(Stage):
         """What is trained, but for the spread of the data."""
         return Preconditioned.Config(shape_of(self.data), self.backbone)
 
-    def suits(self, scale: Scale) -> None:
-        scale.worlds(self.fit.batch)
+    @property
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+        return [self.data, *(share.data for share in self.also)]
+
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        return partial(course, self, [open(data) for data in self.sets])
 
     def run(self, at: Context) -> None:
-        sets = [at.open(self.data), *(at.open(share.data) for share in self.also)]
+        sets = [at.open(data) for data in self.sets]
         taught(sets, classes_of(self), at)
-        metrics = train(partial(course, self, sets), save, at, self.fit.cadence, count(sets))
+        metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
 

@@ -149,15 +149,19 @@ def board() -> Any:
     return Board.options(scheduling_strategy=here).remote()
 
 
-def call(scale: Scale, function: Callable[..., T], *arguments: Any) -> T:
+def call(scale: Scale, function: Callable[..., T], *arguments: Any, fresh: bool = False) -> T:
     """Run a picklable function once on the cluster, with one worker's share of `scale`, and return its result.
+
+    `fresh`: in a process that does nothing else before or afterwards.
 
     Raises: what the function raised.
     """
     import ray
     import ray.exceptions
 
-    @ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=3)
+    alone: dict[str, Any] = {"max_calls": 1} if fresh else {}
+
+    @ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=3, **alone)
     def run() -> T:
         return function(*arguments)
 

@@ -171,16 +171,10 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             if cadence.averages is not None:  # before the checkpoint after which they would not be made again
                 hooks.insert(0, Every(cadence.averages, lambda state, metrics: how["out"].write(*written(state))))
         scale: Scale = how["scale"]
-        speed = Speed(
-            channels_last=scale.channels_last,
-            compile=scale.compile,
-            checkpointing=scale.checkpointing,
-            deterministic=scale.deterministic,
-        )
         with PULSE:
             wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
             told = Agreed(PULSE.notice) if world > 1 else PULSE.notice
-            course.run(hooks, rank, world, wrapped, speed, scale.micro, stop=partial(PULSE.beat, told))
+            course.run(hooks, rank, world, wrapped, speed_of(scale), scale.micro, stop=partial(PULSE.beat, told))
         if not course.over:
             if rank == 0:
                 saving.save(course.state)
@@ -189,6 +183,16 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         for name, data in how["save"](course.state).items():
             how["out"].write(name, data)
     return {"metrics": last}
+
+
+def speed_of(scale: Scale) -> Speed:
+    """The options of the loop that a step's scale has."""
+    return Speed(
+        channels_last=scale.channels_last,
+        compile=scale.compile,
+        checkpointing=scale.checkpointing,
+        deterministic=scale.deterministic,
+    )
 
 
 class Rate:

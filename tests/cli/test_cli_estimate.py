@@ -1,0 +1,177 @@
+"""`estimate` takes a few real steps of each training that is left, says what all would take, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import graph
+from pipeline.backbones import mlp
+from pipeline.backbones.count import count
+from pipeline.engine import cluster
+from pipeline.learning import course
+from pipeline.store import Store
+from stages.recipe import build, find, options_of
+
+SMALL = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
+VIEWS = [
+    *("--clean", "24", "--per-view", "40", "--samples", "16", "--rounds", "1", "--ceiling", "--steps", "4"),
+    *(w for n in ("view", "joint", "completed", "clean", "residual", "ceiling") for w in (f"--{n}-backbone", SMALL)),
+]
+
+
+@pytest.fixture
+def here_and_now(alone, monkeypatch, tmp_path):
+    """The command line with probes in this process; every call of the loop, and its first batch, is noted."""
+    calls, inner = [], course.fit
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+
+    def fit(state, batches, objective, levels, clock, key, **more):
+        seen = []
+        noted = (seen.append(batch) or batch for batch in batches)
+        calls.append({"state": state, "clock": clock, "objective": objective, "seen": seen, **more})
+        return inner(state, noted, objective, levels, clock, key, **more)
+
+    def call(scale, function, *arguments, fresh=False):
+        assert fresh, "another probe's memory would count"
+        return function(*arguments)
+
+    monkeypatch.setattr(course, "fit", fit)
+    monkeypatch.setattr(cluster, "call", call)
+
+    def run(*words):
+        return alone("estimate", *words)
+
+    run.calls = calls
+    return run
+
+
+def left(tmp_path) -> list[Path]:
+    return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_training_is_counted_from_real_steps_of_its_own_loop(here_and_now, tmp_path):
+    said = here_and_now("learn", "--price", "3", "--steps", "8", "--json", "--scale.micro", "8", "--scale.cpus", "2")
+    assert said.code == 0, said.err
+    (step,) = said.json["steps"]
+    wanted = count(mlp.Config(width=32, blocks=1, dropout=0.0), (1, 8, 8), 1, 1)
+    assert (step["step"], step["parameters"], step["images"], step["batch"]) == ("learnt", wanted.parameters, 640, 32)
+    low, high = step["images_per_second_range"]
+    assert 0 < low <= step["images_per_second"] <= high
+    assert step["hours"] == pytest.approx(640 / step["images_per_second"] / 3600)
+    assert step["cost"] == pytest.approx(step["hours"] * 2 * 3)
+    assert said.json["cost"] == step["cost"]
+    assert said.json["hours"] == said.json["hours_sum"] == step["hours"]
+    assert step["memory"] >= 0
+    (call,) = here_and_now.calls
+    assert (call["clock"].images, call["clock"].batch, call["clock"].micro) == (8 * 32, 32, 8)
+    assert (call["state"].step, len(call["seen"]), len(call["seen"][0])) == (8, 8, 32)
+    assert call["hooks"] == (), "nothing is saved"
+    assert left(tmp_path) == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_takes_its_share_with_the_options_of_its_scale(here_and_now, tmp_path):
+    words = ("--set", "fit.bf16=true", "--set", "fit.posthoc={}", "--scale.checkpointing", "--scale.deterministic")
+    said = here_and_now("learn", "--scale.workers", "2", "--steps", "4", "--json", "--price", "1", *words)
+    (step,), (call,) = said.json["steps"], here_and_now.calls
+    assert [len(batch) for batch in call["seen"]] == [16] * 4
+    speed = call["speed"]
+    assert (speed.bf16, speed.checkpointing, speed.deterministic, speed.compile) == (True, True, True, False)
+    assert len(call["state"].profiles) == 2
+    assert step["images_per_second"] == pytest.approx(640 / step["hours"] / 3600), "of both workers"
+    assert step["cost"] == pytest.approx(2 * step["hours"])
+
+
+def test_what_is_made_is_read_and_what_is_trained_is_left_out(here_and_now, here, tmp_path):
+    assert here_and_now("learn", "--steps", "4", "--json").code == 0
+    store, recipe = Store("runs"), find("learn")
+    target = build(recipe, options_of(recipe)())
+    here(target.needs["data"], store)
+    before = left(tmp_path)
+    said = here_and_now("learn", "--steps", "4", "--json")
+    first, second = ({batch.numpy().tobytes() for b in call["seen"] for batch in b.x} for call in here_and_now.calls)
+    assert len(said.json["steps"]) == 1
+    assert not first & second
+    assert (np.frombuffer(next(iter(second)), np.float32) == -1).mean() > 0.2, "digits have black corners, noise not"
+    assert left(tmp_path) == before
+
+    with store.writing(target):
+        pass
+    again = here_and_now("learn", "--steps", "4", "--price", "1")
+    assert again.out == "no training is left to be done\n"
+    said = here_and_now("learn", "--json")
+    assert (said.json["steps"], said.json["hours"], said.json["cost"]) == ([], 0, None)
+    assert len(here_and_now.calls) == 2
+
+
+def test_every_training_of_the_shipped_recipe_is_probed_before_anything_is_made(here_and_now, tmp_path):
+    said = here_and_now("partial_views", "--json", *VIEWS)
+    assert said.code == 0, said.err
+    rows = {row["step"]: row for row in said.json["steps"]}
+    want = {"joint", "completed/0", "view/left", "view/right", "view/pooled", "composed", "clean_only", "ceiling"}
+    assert rows.keys() == want
+    assert rows["composed"]["parameters"] > rows["clean_only"]["parameters"], "the residual sees more"
+    each = [row["hours"] for row in rows.values()]
+    assert max(each) < said.json["hours"] <= said.json["hours_sum"] == pytest.approx(sum(each))
+    chain = rows["joint"]["hours"] + rows["completed/0"]["hours"] + rows["composed"]["hours"]
+    assert said.json["hours"] >= chain * (1 - 1e-9)
+    base = next(call["objective"].base for call in here_and_now.calls if hasattr(call["objective"], "base"))
+    assert [tuple(map_.out_shape) for map_ in base.maps] == [(1, 8, 8), (1, 8, 8), (1, 8, 5), (1, 8, 5), (1, 4, 4)]
+    assert left(tmp_path) == []
+
+
+def test_people_get_a_table_and_what_it_leaves_out(here_and_now):
+    said = here_and_now("learn", "--steps", "4", "--price", "0.5")
+    head, row, total, device, left_out = said.out.splitlines()
+    assert head.split() == ["step", "parameters", "images", "images/s", "(range)", "hours", "peak", "memory", "cost"]
+    assert row.split()[0] == "learnt"
+    assert total.endswith("one after the other, cost 0.00")
+    assert "with 2 CPUs and 0 GPUs" in total
+    assert device.startswith("measured on CPU; memory of each worker: by how much its process grows")
+    assert left_out.startswith("not included: ")
+    assert "(no --price)" in here_and_now("learn", "--steps", "4").out
+    events = [line for line in said.err.splitlines() if '"probed"' in line]
+    assert len(events) == 1
+
+
+def test_a_recipe_that_trains_nothing_takes_nothing(here_and_now):
+    assert here_and_now("corrupted").out == "no training is left to be done\n"
+    assert "--price" in here_and_now("learn", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("learn", "--steps", "3"), ("--steps is 3", "at least 4")),
+        (("learn", "--price", "-1"), ("--price is -1",)),
+        (("learn", "--price", "nan"), ("--price is nan",)),
+        (("learn", "--price", "much"), ("--price",)),
+        (("lern",), ("there is no recipe 'lern'", "learn")),
+        ((), ("say which recipe to estimate",)),
+        (("learn", "--scale.workers", "3"), ("learnt wants 3 CPUs",)),
+        (("learn", "--scale.workers", "2", "--set", "fit.batch=33"), ("learnt failed", "batch=33")),
+        (("learn", "--set", "fit.images=0"), ("images is 0",)),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(here_and_now, tmp_path, words, parts):
+    here_and_now(*words).refused(*parts)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_each_probe_has_a_process_of_its_own(kintsugi, one_ray, tmp_path):
+    said = kintsugi("estimate", "learn", "--json", "--set", "fit.batch=512", "--steps", "4")
+    assert said.code == 0, said.err
+    (step,) = said.json["steps"]
+    assert step["memory"] > 0
+    assert step["device"] == "CPU"
+    assert left(tmp_path) == []
+    pids = {cluster.call(graph.Scale(), os.getpid, fresh=True) for _ in range(2)}
+    assert len(pids) == 2
