@@ -22,15 +22,12 @@ class Average(ABC):
         """How much of the average survives a step of `batch` images after `images` were seen."""
 
     @torch.no_grad()
-    def update(
-        self, average: nn.Module, model: nn.Module, images: int, batch: int, taken: Tensor | None = None
-    ) -> None:
+    def update(self, pair: Pair, images: int, batch: int, taken: Tensor | None = None) -> None:
         """Move the average's parameters towards the model's, in place; buffers are copied.
 
         `taken` (a scalar on the weights' device, 0 or 1) says whether the step counts, without the host knowing.
         """
-        old: list[Tensor] = [p.detach() for p in average.parameters()]
-        new = [p.detach() for p in model.parameters()]
+        old, new = pair.old, pair.new
         share = 1 - self.beta(images, batch)
         if not old:
             pass
@@ -39,8 +36,22 @@ class Average(ABC):
         else:
             weights = {dtype: taken.to(dtype) * share for dtype in {p.dtype for p in old}}
             torch._foreach_lerp_(old, new, [weights[p.dtype] for p in old])  # pyright: ignore[reportPrivateImportUsage]
-        for kept, buffer in zip(average.buffers(), model.buffers()):
-            kept.copy_(buffer)
+        for (average, name), (model, _) in pair.buffers:
+            getattr(average, name).copy_(getattr(model, name))
+
+
+class Pair:
+    """An average and the model that it is of, walked through once: every step would pay for that again."""
+
+    def __init__(self, average: nn.Module, model: nn.Module):
+        self.old: list[Tensor] = list(average.parameters())
+        self.new: list[Tensor] = list(model.parameters())
+        self.buffers = list(zip(holders(average), holders(model)))
+
+
+def holders(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The module in which each buffer is, and its name there: a forward pass may put another tensor in its place."""
+    return [(part, name) for part in module.modules() for name, _ in part.named_buffers(recurse=False)]
 
 
 @dataclass(frozen=True)

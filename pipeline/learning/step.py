@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
+from pipeline.learning.ema import Pair, holders
 from pipeline.learning.guard import Guard
 from pipeline.learning.speed import Compiled
 from pipeline.learning.state import State
@@ -31,15 +32,20 @@ class Step:
     micro: int | None
     alone: bool
 
+    def __post_init__(self) -> None:
+        state = self.state
+        self.weights = [p for group in state.optimiser.param_groups for p in group["params"]]
+        self.buffers = holders(state.model)
+        self.averages = [(rule, Pair(average, state.model)) for rule, average in state.averages]
+
     def __call__(self, batch: Batch, guard: Guard, key: Key) -> tuple[Means, Tensor]:
         """Everything but the clock; the step's means and whether it was taken, on the device."""
         state, batch = self.state, batch.decoded()
-        buffers = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+        buffers = [getattr(*holder).clone() for holder in self.buffers]
         losses, means = self._gradients(batch, key, buffers)
         self._mean_over_processes()
-        weights = [p for group in state.optimiser.param_groups for p in group["params"]]
         clip = math.inf if state.optim.clip is None else state.optim.clip
-        means["gradient"] = norm = nn.utils.clip_grad_norm_(weights, clip)
+        means["gradient"] = norm = nn.utils.clip_grad_norm_(self.weights, clip)
         taken = guard.take(norm, losses, batch)
         for group in state.optimiser.param_groups:
             group["lr"] = state.optim.lr_at(state.images + batch.whole)
@@ -47,11 +53,11 @@ class Step:
         setattr(state.optimiser, "found_inf", 1 - taken.float())  # noqa: B010
         state.optimiser.step()
         self._restore(buffers, taken)
-        for rule, average in state.averages:
-            rule.update(average, state.model, state.images, batch.whole, taken)
+        for rule, pair in self.averages:
+            rule.update(pair, state.images, batch.whole, taken)
         return means, taken
 
-    def _gradients(self, batch: Batch, key: Key, buffers: dict[str, Tensor]) -> tuple[Tensor, Means]:
+    def _gradients(self, batch: Batch, key: Key, buffers: list[Tensor]) -> tuple[Tensor, Means]:
         """Losses (B,) and means; begins anew with smaller pieces, or without compiling, where a step cannot be done."""
         state = self.state
         while True:
@@ -82,7 +88,7 @@ class Step:
         for i, part in enumerate(parts):
             sigma = self.levels.draw(len(part), key.fold("sigma"), part.offset, part.whole)
             sigma = (sigma.pin_memory() if part.x.is_cuda else sigma).to(part.x.device, non_blocking=True)
-            torch.manual_seed(key.fold("dropout", part.offset).integer())
+            _seed(part.x.device, key.fold("dropout", part.offset).integer())
             later = i + 1 < len(parts)  # gradients travel between processes once a step
             with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
                 loss = self.objective(self.model, part, sigma, key)
@@ -103,11 +109,17 @@ class Step:
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= torch.distributed.get_world_size()  # pyright: ignore[reportOperatorIssue]
 
-    def _restore(self, buffers: dict[str, Tensor], taken: Tensor) -> None:
+    def _restore(self, buffers: list[Tensor], taken: Tensor) -> None:
         """The model's buffers as they were, unless the step is taken."""
-        for name, buffer in self.state.model.named_buffers():
-            if name in buffers:
-                buffer.copy_(torch.where(taken, buffer, buffers[name]))
+        for holder, before in zip(self.buffers, buffers):
+            buffer = getattr(*holder)
+            buffer.copy_(torch.where(taken, buffer, before))
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """As `torch.manual_seed`, which without a GPU in use writes down a stack trace for each of those it cannot ask."""
+    generator = torch.default_generator if device.type == "cpu" else torch
+    generator.manual_seed(seed)
 
 
 def _of_compiler(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.diffusion.levels import LogNormal, Stratified
 from pipeline.keys import Key
-from pipeline.learning.ema import EMA
+from pipeline.learning.ema import EMA, Pair
 from pipeline.learning.loop import Clock, Every, fit
 from pipeline.learning.optim import AdamW, Cosine
 from pipeline.learning.state import State
@@ -133,7 +133,7 @@ def test_the_average_follows_the_weights_step_by_step():
     mine, want = copy.deepcopy(state.model), []
 
     def follow(s, metrics):
-        EMA(100, 0.5).update(mine, s.model, s.images - 16, 16)
+        EMA(100, 0.5).update(Pair(mine, s.model), s.images - 16, 16)
         want.append(same(mine.state_dict(), s.average.state_dict()))
 
     run(state, Clock(96, 16), hooks=[Every(16, follow)])

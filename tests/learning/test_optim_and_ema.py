@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.learning.ema import EMA
+from pipeline.learning.ema import EMA, Pair
 from pipeline.learning.optim import AdamW, Constant, Cosine, InverseSqrt
 
 
@@ -58,7 +58,7 @@ def test_average_is_the_weighted_sum_of_all_weights(ema):
         nn.init.normal_(model.weight)
         history.append(model.weight.detach().clone())
         betas.append(ema.beta(8 * k, 8))
-        ema.update(average, model, 8 * k, 8)
+        ema.update(Pair(average, model), 8 * k, 8)
     shares = [1.0, *(1 - b for b in betas)]
     want = sum(shares[k] * math.prod(betas[k:]) * history[k] for k in range(21))
     torch.testing.assert_close(average.weight.data, want)
@@ -68,7 +68,7 @@ def test_buffers_are_copied():
     model = nn.BatchNorm1d(2)
     average = copy.deepcopy(model)
     model(torch.randn(8, 2))
-    EMA().update(average, model, 1000, 8)
+    EMA().update(Pair(average, model), 1000, 8)
     assert torch.equal(average.running_mean, model.running_mean)
     assert average.num_batches_tracked == 1
 
@@ -79,7 +79,7 @@ def test_half_the_old_weight_is_left_after_one_halflife_whatever_the_batch():
         nn.init.ones_(old.weight)
         nn.init.zeros_(new.weight)
         for _ in range(100 // batch):
-            EMA(100, None).update(old, new, 0, batch)
+            EMA(100, None).update(Pair(old, new), 0, batch)
         assert old.weight.item() == pytest.approx(0.5)
 
 
@@ -105,6 +105,6 @@ def test_a_step_counts_or_not_by_a_tensor_as_by_a_number_to_the_bit(images, shar
     model, old = nn.Linear(40, 30), nn.Linear(40, 30)
     want = copy.deepcopy(old)
     if share:
-        EMA(100, 0.5).update(want, model, images, 16)
-    EMA(100, 0.5).update(old, model, images, 16, torch.tensor(bool(share)))
+        EMA(100, 0.5).update(Pair(want, model), images, 16)
+    EMA(100, 0.5).update(Pair(old, model), images, 16, torch.tensor(bool(share)))
     assert torch.equal(old.weight, want.weight)

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.diffusion.levels import LogNormal
 from pipeline.keys import Key
+from pipeline.learning.ema import Pair
 from pipeline.learning.loop import Clock, Every, fit
 from pipeline.learning.posthoc import WIDEST, PostHoc, Power, inner, shares
 from pipeline.learning.state import State
@@ -46,7 +47,7 @@ def test_the_tracked_average_is_the_sum_of_all_weights_by_the_profile():
     average, want, n = copy.deepcopy(model), torch.zeros(2, 3, dtype=torch.float64), 30
     for k in range(1, n + 1):
         nn.init.normal_(model.weight)
-        rule.update(average, model, 8 * (k - 1), 8)
+        rule.update(Pair(average, model), 8 * (k - 1), 8)
         want += (k ** (rule.gamma + 1) - (k - 1) ** (rule.gamma + 1)) / n ** (rule.gamma + 1) * model.weight.detach()
     torch.testing.assert_close(average.weight.data, want)
 

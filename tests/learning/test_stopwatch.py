@@ -8,22 +8,14 @@ from tiny_backbone import batches, build
 
 from pipeline.diffusion.levels import LogNormal
 from pipeline.keys import Key
-from pipeline.learning import stopwatch
 from pipeline.learning.loop import Clock, fit
 from pipeline.learning.state import State
 from pipeline.learning.stopwatch import Stopwatch
 from pipeline.objectives.denoising import Denoising
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A list whose only entry is the time."""
-    now = [0.0]
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
-    return now
-
-
-def test_each_step_is_timed_once_with_the_wait_for_the_next_batch(clock):
+def test_each_step_is_timed_once_with_the_wait_for_the_next_batch():
+    clock = [0.0]
     lasts = [7.0, 1.0, 2.0, 3.0]
 
     class Slow(Denoising):
@@ -36,7 +28,7 @@ def test_each_step_is_timed_once_with_the_wait_for_the_next_batch(clock):
             yield batch
             clock[0] += 0.25
 
-    watch, state = Stopwatch(torch.device("cpu")), State.create(build())
+    watch, state = Stopwatch(torch.device("cpu"), lambda: clock[0]), State.create(build())
     fit(state, watch.over(source()), Slow(), LogNormal(), Clock(64, 16), Key(0))
     clock[0] += 0.5
     watch.mark()
