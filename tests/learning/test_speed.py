@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 from dataclasses import dataclass
 
 import pytest
@@ -17,8 +18,10 @@ from pipeline.keys import Key
 from pipeline.learning import speed as speeds
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.loop import Clock, Every, fit
+from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.speed import Speed, blocks
 from pipeline.learning.state import State
+from pipeline.learning.step import _seed
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 
@@ -212,3 +215,32 @@ def test_between_two_looks_the_host_reads_nothing_of_the_device(monkeypatch):
     run(State.create(build()), clock=Clock(21 * 16, 16), source=repeat(), hooks=[Every(21 * 16, lambda s, m: None)])
     assert quiet == []
     assert reads, "the watch is blind: the last step is read"
+
+
+def test_after_its_first_step_a_run_walks_no_modules_and_writes_no_stack_traces(monkeypatch):
+    """On a CPU alone `torch.manual_seed` keeps a stack trace for every GPU that it cannot ask."""
+    walks, source = [], batches(16)
+
+    def watched():
+        for step in range(8):
+            if step == 2:
+                walks.clear()
+            yield next(source)
+
+    for owner, name in ((nn.Module, "named_modules"), (nn.Module, "named_buffers"), (traceback, "format_stack")):
+        inner = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *given, inner=inner, name=name, **named: walks.append(name) or inner(*given, **named)
+        )
+    state = run(State.create(build(dropout=0.3), posthoc=PostHoc()), 8, watched())
+    assert walks == []
+    next(state.model.modules())
+    assert walks, "the watch is blind"
+
+
+def test_a_step_is_seeded_as_torch_would():
+    drawn = []
+    for seed in (lambda: torch.manual_seed(7), lambda: _seed(torch.device("cpu"), 7)):
+        seed()
+        drawn.append(torch.rand(4))
+    assert torch.equal(*drawn)
