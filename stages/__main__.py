@@ -25,6 +25,8 @@ VERBS = {
     "gc": "delete what no name leads to",
     "sample": "draw images from a model",
     "evaluate": "measure a model on a set of images",
+    "export": "write a model for programs that do not know this project",
+    "adopt": "make a model of weights that were trained elsewhere",
     "data": "say what images hold, and which are in two sets",
     "doctor": "check this machine, the store, Ray and MLflow",
 }
@@ -58,9 +60,9 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, estimate, running, verb_data, verb_models, verbs
+    from stages import doctor, estimate, running, verb_data, verb_models, verb_portable, verbs
 
-    modules = (running, estimate, verbs, verb_models, doctor, verb_data)
+    modules = (running, estimate, verbs, verb_models, verb_portable, doctor, verb_data)
     return next(getattr(module, verb) for module in modules if hasattr(module, verb))
 
 

@@ -53,7 +53,8 @@ class Labels(Condition):
         # Elsewhere the host would have to wait for the device; a NaN is found by the loop, which names the example.
         if cond.device.type == "cpu" and not torch.compiler.is_compiling() and bool(wrong.any()):
             raise ValueError(f"cond has label {int(cond[wrong][0])}: give labels from 0 to {self.classes - 1}, or -1")
-        hot = cond[:, None] == torch.arange(-1, self.classes, device=cond.device)
+        numbers = cond.new_ones(self.features).cumsum(0) - 2  # arange would tie an exported network to one device
+        hot = cond[:, None] == numbers
         return (hot.float() * math.sqrt(self.features)).masked_fill(wrong[:, None], math.nan)
 
 
@@ -87,7 +88,7 @@ def features(condition: Condition | None, cond: Tensor | None, x: Tensor) -> Ten
         if cond is not None:
             raise ValueError(f"cond is {_told(cond)} but the network has no condition: give its backbone one, or None")
         return None
-    return condition(cond, len(x), x.device)
+    return condition(cond, x.shape[0], x.device)
 
 
 class Embedding(nn.Module):

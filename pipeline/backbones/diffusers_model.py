@@ -90,11 +90,11 @@ class Borrowed(nn.Module):
         words: dict[str, Any] = {"hidden_states" if self.tokens else "sample": inside, "timestep": time}
         features(self.config.condition, cond, x)  # refuses what is no condition of this network
         if self.classes or self.tokens:
-            none = torch.full((len(x),), -1, device=x.device)
+            none = x.new_full(x.shape[:1], -1, dtype=torch.long)
             labels = none if cond is None else cond
             words["class_labels"] = torch.where(labels < 0, max(1, self.classes), labels)
         elif isinstance(self.config.condition, Embedded):
-            told = x.new_zeros(len(x), self.config.condition.size) if cond is None else cond.to(x.dtype)
+            told = x.new_zeros(x.shape[0], self.config.condition.size) if cond is None else cond.to(x.dtype)
             words["encoder_hidden_states"] = told[:, None]
         return self.model(**words).sample[..., :height, :width]
 

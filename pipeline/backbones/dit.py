@@ -107,10 +107,10 @@ class DiT(nn.Module):
     def unpatched(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, channels · patch) laid out as data (B, channels, *), without what was padded."""
         dims = len(self.size)
-        apart = tokens.reshape(len(tokens), *self.grid, -1, *self.patch)
+        apart = tokens.reshape(tokens.shape[0], *self.grid, -1, *self.patch)
         woven = [side for axis in range(dims) for side in (1 + axis, 2 + dims + axis)]
         sides = [g * p for g, p in zip(self.grid, self.patch, strict=True)]
-        whole = apart.permute(0, 1 + dims, *woven).reshape(len(tokens), -1, *sides)
+        whole = apart.permute(0, 1 + dims, *woven).reshape(tokens.shape[0], -1, *sides)
         return whole[(..., *(slice(n) for n in self.size))]
 
 

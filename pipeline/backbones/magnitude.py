@@ -68,7 +68,8 @@ class Linear(nn.Module):
 def normalised(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The same x with root mean square 1 along `axes`, in its own precision."""
     length = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.float32)
-    return x / (length * math.sqrt(length.numel() / x.numel())).clamp_min(1e-4).to(x.dtype)
+    count = math.prod(x.shape[axis] for axis in axes)
+    return x / (length * math.sqrt(1 / count)).clamp_min(1e-4).to(x.dtype)
 
 
 def summed(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -142,7 +143,7 @@ class _Block(nn.Module):
         if not self.rising:
             x = normalised(self.skip(x), (1,))
         h = self.conv1(silu(x))
-        scale = 1 + self.affine(e, self.gain).reshape(len(e), -1, *(1,) * (x.ndim - 2))
+        scale = 1 + self.affine(e, self.gain).reshape(e.shape[0], -1, *(1,) * (x.ndim - 2))
         h = self.conv2(self.drop(silu(h * scale)))
         x = summed(self.skip(x) if self.rising else x, h, self.branch)
         if self.qkv is None or self.out is None:

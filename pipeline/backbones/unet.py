@@ -87,7 +87,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
         """F, of about unit variance once trained, zero before."""
         e = self.embed(c_noise)
-        place = self.coordinates.to(x.dtype).expand(len(x), -1, -1, -1)
+        place = self.coordinates.to(x.dtype).expand(x.shape[0], -1, -1, -1)
         h = self.stem(torch.cat([x, place], 1)) + self.offset
         skips = []
         for i, block in enumerate(self.down):

@@ -84,7 +84,7 @@ class Joint(Network):
 
         Without kinds all rows are whole images.
         """
-        at = torch.full((len(x),), len(self.config.views), device=x.device) if kind is None else kind
+        at = x.new_full(x.shape[:1], len(self.config.views), dtype=torch.long) if kind is None else kind
         x, sigma, s, centre = x.float() - self.centre[at], sigma.float(), self.spread[at], self.centre[at]
         # EDM for s = 1 at σ/s, brought to data of scale s.
         c_skip, c_out, c_in, _ = EDM(1.0).coefficients(sigma / s)

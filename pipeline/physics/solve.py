@@ -28,7 +28,9 @@ def conjugate_gradients(
     """
     if b.ndim < 2:
         raise ValueError(f"conjugate gradients need b of shape (B, *), got {tuple(b.shape)}.")
-    if not torch.isfinite(b).all():
+    # An exported graph has no branches: it takes all steps, in which what has stopped stays as it is.
+    eager = not (torch.jit.is_tracing() or torch.compiler.is_compiling())  # pyright: ignore[reportPrivateImportUsage]
+    if eager and not torch.isfinite(b).all():
         raise ValueError("conjugate gradients need a finite b, but it holds NaN or infinity.")
     axes = tuple(range(1, b.ndim))
 
@@ -43,16 +45,16 @@ def conjugate_gradients(
     goal = tol**2 * rr
     running = rr > goal
     for _ in range(steps):
-        if not running.any():
+        if eager and not running.any():
             break
         Ap = A(p)
         if Ap.shape != p.shape:
             raise ValueError(f"conjugate gradients need A to keep the shape {tuple(p.shape)}, got {tuple(Ap.shape)}.")
         curvature = dot(p, Ap)
-        if not torch.isfinite(curvature).all():
+        if eager and not torch.isfinite(curvature).all():
             raise ValueError("conjugate gradients met NaN or infinity in A x: check that A returns finite numbers.")
         rounding = 100 * torch.finfo(b.dtype).eps * (dot(p, p) * dot(Ap, Ap)).sqrt()
-        if strict and (curvature < -rounding).any():
+        if eager and strict and (curvature < -rounding).any():
             raise ValueError("conjugate gradients need a positive semi-definite A, but ⟨x, A x⟩ < 0 for some x.")
         running = running & (curvature > 0)
         alpha = torch.where(running, rr / torch.where(running, curvature, 1), 0)

@@ -99,7 +99,7 @@ class Selection(LinearMap):
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check(y, self.out_shape)
-        blank = y.new_zeros(len(y), *self.in_shape)
+        blank = y.new_zeros(y.shape[0], *self.in_shape)
         return blank.index_copy(self.axis + 1, torch.tensor(self.places, device=y.device), y)
 
 
