@@ -59,6 +59,7 @@ class Size:
     batch: int
     steps: int
     repeats: int
+    presets: tuple[Preset, ...] = ()
 
     def state(self, network: Preset, bf16: bool = False) -> State:
         """The beginning of a run."""
@@ -223,7 +224,7 @@ def part_memory(size: Size) -> None:
     ways = {"fp32": Speed(), "bf16": Speed(bf16=True), "bf16, checkpointing": Speed(bf16=True, checkpointing=True)}
 
     def rows() -> Iterator[list[str]]:
-        for network in Preset:
+        for network in size.presets:
             model = Preconditioned.Config(size.shape, network.value).build().to(DEVICE)
             begun = State(model, model, AdamW().build(model), AdamW(), EMA())  # without a copy of the largest ones
             parameters = sum(p.numel() for p in model.parameters())
@@ -288,9 +289,11 @@ def main() -> None:
     read.add_argument("--batch", type=int, default=512 if GPU else 8)
     read.add_argument("--steps", type=int, default=60 if GPU else 16)
     read.add_argument("--repeats", type=int, default=3 if GPU else 7)
+    read.add_argument("--presets", nargs="+", type=Preset.__getitem__, default=list(Preset), help="of part memory")
     asked = read.parse_args()
     torch.set_num_threads(torch.get_num_threads() if GPU else 1)
-    size = Size(asked.unet, asked.dit, (3, asked.side, asked.side), asked.batch, asked.steps, asked.repeats)
+    shape = (3, asked.side, asked.side)
+    size = Size(asked.unet, asked.dit, shape, asked.batch, asked.steps, asked.repeats, tuple(asked.presets))
     where = torch.cuda.get_device_name() if GPU else f"a CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__} on {where}\n")
     for name in asked.parts:
