@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import threading
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -39,6 +41,9 @@ LOCAL = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 STORE_BYTES = 1 << 30
+PATIENCE = 15.0  # seconds in which workers may write a checkpoint when a person ends the run
+TRAINING: dict[str, threading.Event] = {}  # the topics of what is being trained; set when it is to end
+log = logging.getLogger("kintsugi")
 
 
 def cores() -> int:
@@ -67,7 +72,8 @@ def connect() -> Iterator[tuple[float, float]]:
 
     if ray.is_initialized():
         board()
-        yield capacity()
+        with _gently():
+            yield capacity()
         return
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": bool(os.environ.get("KINTSUGI_DEBUG"))}
     if address in ("", "local"):
@@ -90,10 +96,39 @@ def connect() -> Iterator[tuple[float, float]]:
     ray.data.DataContext.get_current().print_on_execution_start = False
     try:
         board()  # now, by one thread: steps that start together must not make two
-        yield capacity()
+        with _gently():
+            yield capacity()
     finally:
         board.cache_clear()
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _gently() -> Iterator[None]:
+    """Let what is being trained write a checkpoint before an interrupt ends it; another interrupt ends it at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if TRAINING:
+            log.warning("what is being trained ends after this step, with a checkpoint")
+        for topic, ended in list(TRAINING.items()):
+            ended.set()
+            board().end.remote(topic)
+        until = time.monotonic() + PATIENCE
+        while TRAINING and time.monotonic() < until:
+            time.sleep(0.05)
+        raise
+
+
+@contextlib.contextmanager
+def training() -> Iterator[tuple[str, threading.Event]]:
+    """A topic of the board for something that is trained, and whether a person wants that to end."""
+    topic, ended = uuid.uuid4().hex, threading.Event()
+    TRAINING[topic] = ended
+    try:
+        yield topic, ended
+    finally:
+        del TRAINING[topic]
 
 
 def _stop(*_: object) -> None:
@@ -139,12 +174,19 @@ def board() -> Any:
     class Board:
         def __init__(self) -> None:
             self.posts: dict[str, list[dict[str, Any]]] = {}
+            self.over: set[str] = set()
 
         def post(self, topic: str, content: dict[str, Any]) -> None:
             self.posts.setdefault(topic, []).append(content)
 
         def take(self, topic: str) -> list[dict[str, Any]]:
             return self.posts.pop(topic, [])
+
+        def end(self, topic: str) -> None:
+            self.over.add(topic)
+
+        def ended(self, topic: str) -> bool:
+            return topic in self.over
 
     return Board.options(scheduling_strategy=here).remote()
 

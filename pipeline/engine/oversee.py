@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -26,13 +26,14 @@ ANSWER = 10.0  # seconds in which a worker must say where it is
 
 
 class Overseer(WorkerGroupCallback, ControllerCallback):
-    """One for a run; `say` brings a sentence to the user, `worlds` are the numbers of workers that may be."""
+    """One for a group; `worlds` are the numbers of workers that may be, `board` and `topic` lead to the driver."""
 
-    def __init__(self, scale: Scale, worlds: Sequence[int], say: Callable[[str], None]):
-        self.scale, self.worlds, self.say = scale, worlds, say
+    def __init__(self, scale: Scale, worlds: Sequence[int], board: Any, topic: str):
+        self.scale, self.worlds, self.board, self.topic = scale, worlds, board, topic
         self.group: Any = None
         self.world, self.told = 0, False
         self.asked: dict[int, Any] = {}
+        self.question: Any = None
         self.looked = self.moved = self.slowest = 0.0
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
@@ -57,10 +58,10 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
         self.group = None
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """Pass on that a machine will be taken away; look whether anything moves."""
+        """Pass on that a machine will be taken away, or a person ends the run; look whether anything moves."""
         if self.group is None:
             return
-        if not self.told and worker_group_status.get_preemption_info() is not None:
+        if not self.told and (worker_group_status.get_preemption_info() is not None or self._ended()):
             self.told = True
             self.group.execute_async(pulse.tell)
         self._hear()
@@ -73,6 +74,22 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
         limit = max(self.scale.hang_after, SLOW * self.slowest)
         if now - self.moved > limit:
             self._hangs(now - self.moved)
+
+    def say(self, sentence: str) -> None:
+        """To the user."""
+        self.board.post.remote(self.topic, {"said": sentence})
+
+    def _ended(self) -> bool:
+        """Whether a person ended the run, as of the last answer."""
+        if self.question is None:
+            self.question = self.board.ended.remote(self.topic)
+        if not ray.wait([self.question], timeout=0)[0]:
+            return False
+        question, self.question = self.question, None
+        try:
+            return ray.get(question)
+        except RayError:  # the driver is gone, and takes the group with it
+            return False
 
     def _hear(self) -> None:
         for rank, answer in list(self.asked.items()):

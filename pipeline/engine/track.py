@@ -89,8 +89,8 @@ class Tracking:
         self._open.append(run)
         try:
             yield run
-        except BaseException:
-            run.close("FAILED")
+        except BaseException as error:
+            run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         else:
             run.close("FINISHED")

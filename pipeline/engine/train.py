@@ -77,12 +77,12 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
     worlds = at.scale.worlds(cadence.batch, examples)
     if at.scale.most is not None and worlds[-1] < at.scale.most:
         log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
-    how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale}
-    while True:
-        returned = _group(how, at, worlds)
-        if "stopped" not in returned:
-            break
-        log.warning("the workers were told to end: training goes on from %d images", returned["stopped"])
+    how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale, "board": cluster.board()}
+    with cluster.training() as (topic, ended), _relay(topic, at):
+        while "stopped" in (returned := _group({**how, "topic": topic}, at, worlds)):
+            if ended.is_set():
+                raise KeyboardInterrupt
+            log.warning("the workers were told to end: training goes on from %d images", returned["stopped"])
     if "refused" in returned:
         raise ValueError(returned["refused"])
     if "errno" in returned:
@@ -98,11 +98,10 @@ def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any
 
     from pipeline.engine.oversee import Overseer
 
-    topic, scale, failures = uuid.uuid4().hex, at.scale, how["cadence"].failures
-    post = partial(_post, cluster.board(), topic)
+    scale, failures = at.scale, how["cadence"].failures
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={**how, "post": post},
+        train_loop_config=how,
         scaling_config=ray.train.ScalingConfig(
             num_workers=worlds[0] if scale.most is None else (worlds[0], worlds[-1]),
             elastic_resize_monitor_interval_s=math.inf,  # it would kill workers between two checkpoints
@@ -110,24 +109,18 @@ def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any
             resources_per_worker={"CPU": scale.cpus, **({"GPU": scale.gpus} if scale.gpus else {})},
         ),
         run_config=ray.train.RunConfig(
-            name=topic,
+            name=uuid.uuid4().hex,
             **_storage(at.out),
-            callbacks=[Overseer(scale, worlds, post)],  # pyright: ignore[reportArgumentType]
+            callbacks=[Overseer(scale, worlds, how["board"], how["topic"])],  # pyright: ignore[reportArgumentType]
             failure_config=ray.train.FailureConfig(max_failures=failures),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    with _relay(topic, at):
-        try:
-            return trainer.fit().return_value or {}
-        except ray.train.TrainingFailedError as error:
-            raise RuntimeError(f"training failed {failures + 1} times: {_reason(error)}") from error
-
-
-def _post(board: Any, topic: str, said: str | dict[str, Any]) -> None:
-    """Let the driver know of metrics, or tell its user something."""
-    board.post.remote(topic, {"said": said} if isinstance(said, str) else said)
+    try:
+        return trainer.fit().return_value or {}
+    except ray.train.TrainingFailedError as error:
+        raise RuntimeError(f"training failed {failures + 1} times: {_reason(error)}") from error
 
 
 def _worker(how: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +146,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
 
     def post(state: State, metrics: Metrics) -> None:
         last.update(metrics)
-        how["post"]({"at": state.images, "values": dict(last)})
+        how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
 
     with _checkpoints(how["out"], write=rank == 0) as kept, Background(kept) as saving:
         try:

@@ -58,6 +58,20 @@ def told(device: torch.device, marker: str) -> Course:
     return _once(undropped(device), marker, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def slow(device: torch.device) -> Course:
+    """The same, whose steps take a second from image 300 on."""
+    course = plain(device)
+    inner = course.batches
+
+    def batches(start, rank, world):
+        for k, batch in enumerate(inner(start, rank, world)):
+            time.sleep(start + k * FIT.batch > 300)
+            yield batch
+
+    course.batches = batches
+    return course
+
+
 def hung(device: torch.device, marker: str) -> Course:
     """`undropped`, whose last process does nothing any more, once, after image 300."""
     return _once(undropped(device), marker, asleep_for_ever)

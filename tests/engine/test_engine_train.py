@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from functools import partial
 
 import courses
@@ -101,6 +103,36 @@ def test_as_many_workers_as_there_is_room_for_stop_when_one_is_told_to_and_go_on
     (went,) = [int(word) for text in said if "told to end" in text for word in text.split() if word.isdigit()]
     assert 300 < went < 480
     assert went % CADENCE.checkpoint, "a checkpoint was due there anyway: a weak test"
+
+
+def interrupted(when):
+    """A command that a person interrupts."""
+    with cluster.connect():
+        while not when():
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+
+def test_what_a_person_interrupts_ends_with_a_checkpoint_from_which_it_goes_on(one_ray, place, bare):
+    at, ended = place(), []
+
+    def work():
+        try:
+            train(courses.slow, courses.weights, at, CADENCE)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(lambda: not thread.is_alive() or max(at.tracker.at, default=0) >= 300)
+    thread.join(60)
+    assert isinstance(ended[0], KeyboardInterrupt)
+    course = courses.plain(torch.device("cpu"))
+    assert Checkpoints(at.out.folder(CHECKPOINTS)).restore(course.state)
+    assert 300 < course.state.images < 480
+    assert course.state.images % CADENCE.checkpoint, "a checkpoint was due there anyway: a weak test"
+    assert courses.weights(course.run())["weights.bin"] == bare
 
 
 def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, caplog):
