@@ -4,9 +4,9 @@
 
 Both train the same network on the same random images with two workers on gloo, keep a checkpoint every ten steps, and
 lose their second worker in step 25. The plain loop is that of Ray Train's own guide: `prepare_model`, `report` with a
-checkpoint, `get_checkpoint`. The controller polls both twice a second; by default it does so every two seconds. The CPU
-seconds of the first worker of the second life tell what both do from what else the machine is doing; compile the sources
-before (`python -m compileall pipeline stages`) where Python may not keep bytecode, for Ray's is kept.
+checkpoint, `get_checkpoint`. The controller polls both twice a second; by default it does so every two seconds. The
+CPU seconds of the first worker of the second life tell what both do from what else the machine is doing. Where Python
+may keep no bytecode, compile the sources before (`python -m compileall pipeline stages`), for Ray's is kept.
 """
 
 from __future__ import annotations

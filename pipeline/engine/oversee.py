@@ -128,4 +128,4 @@ def places(scale: Scale) -> int:
 
 def _fit(cores: float, each: float, devices: float, each_device: float) -> int:
     fit = cores / each if not each_device else min(cores / each, devices / each_device)
-    return int(fit + 1e-6)
+    return int(fit)
