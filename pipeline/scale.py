@@ -14,7 +14,8 @@ class Scale:
     """`workers` processes of `cpus` cores and `gpus` devices each; the rest is heeded by steps that train.
 
     With `most`, a step that trains takes as many workers, from `workers` to `most`, as there is room for and can share
-    a batch, and goes on with what is left when machines go. `micro` halves by itself where memory does not suffice.
+    a batch, and goes on with what is left when machines go. Where no step ends for `hang_after` seconds, or ten times
+    the slowest, training starts again from its last checkpoint. `micro` halves by itself where memory does not suffice.
     Tensor cores prefer channels last. Networks that cannot be compiled run as they are, with a warning. Checkpointing
     computes activations again in the backward pass instead of keeping them.
 
@@ -27,9 +28,8 @@ class Scale:
         compile: compile the networks.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
-        most: the most processes of a step that trains, where there may be more than `workers`.
-        hang_after: seconds without a step (or ten times the slowest) after which training starts again from its last
-            checkpoint.
+        most: the most processes of a step that trains.
+        hang_after: seconds without a step until it starts again.
     """
 
     workers: int = 1

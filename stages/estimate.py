@@ -16,8 +16,7 @@ from rich.table import Table
 
 from pipeline import graph
 from pipeline.config import ConfigError
-from pipeline.graph import Event, Step
-from pipeline.schedule import Schedule, StepFailed
+from pipeline.graph import Event, Schedule, Step, StepFailed
 from stages.progress import watch
 from stages.running import Common, ask
 

@@ -88,13 +88,13 @@ def partial_views(
         label_column: of parquet, which has labels.
         clean: how many images are seen whole.
         per_view: how many images each view has; no image is in two sets.
-        held_out: the share of the full images that trains no part of the composed model and measures its parts instead.
-        size: side of the square that images are brought to (with --resize); their own size if not given.
-        resize: what to do with images of another size.
+        held_out: the share of the full images that trains nothing and measures what the others trained.
+        size: side of the square that images are brought to, with --resize; as they are if not given.
+        resize: what to do with other sizes.
         colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
             image in a grey set is refused.
-        labels: whether every image must have a label.
-        on_bad: what to do with a file that is no usable image.
+        labels: refuse images without a label.
+        on_bad: what to do with unusable files.
         budget: the largest share of the files that may be left out.
         joint: whether one more model learns from all views and the full images together.
         rounds: how often the views' rows are completed by the combined models and learned from.
@@ -107,7 +107,7 @@ def partial_views(
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
         joint_backbone: network of the joint model.
-        completed_backbone: network of the model of the completed rows.
+        completed_backbone: network of the completed rows' model.
         clean_backbone: network of the clean-only model.
         residual_backbone: network of the residual.
         ceiling_backbone: network of the ceiling.

@@ -154,8 +154,8 @@ def test_a_recipe_that_trains_nothing_takes_nothing(here_and_now):
         (("learn", "--price", "much"), ("--price",)),
         (("lern",), ("there is no recipe 'lern'", "learn")),
         ((), ("say which recipe to estimate",)),
-        (("learn", "--scale.workers", "3"), ("learnt wants 3 CPUs",)),
-        (("learn", "--scale.workers", "2", "--set", "fit.batch=33"), ("learnt failed", "batch=33")),
+        (("learn", "--scale.workers", "4"), ("learnt wants 4 CPUs",)),
+        (("learn", "--scale.workers", "2", "--set", "fit.batch=33"), ("2 workers cannot share a batch of 33",)),
         (("learn", "--set", "fit.images=0"), ("images is 0",)),
     ],
 )

@@ -180,7 +180,7 @@ def test_workers_who_cannot_share_a_batch_are_refused_by_plan_and_run(kintsugi):
     ("setting", "says"),
     [
         ("view_fit.optim.lr=-1", "lr is -1"),
-        ("view_fit.optim.lr=.nan", "lr is nan"),
+        ("view_fit.optim.lr=.nan", "lr' must be of type float, not nan"),
         ("view_fit.optim.weight_decay=-0.1", "weight_decay is -0.1"),
         ("view_fit.optim.clip=0", "clip is 0"),
         ("view_fit.optim.eps=-1", "eps is -1"),
