@@ -33,15 +33,12 @@ def diffusers(network: Network, told: Mapping[str, Any]) -> Made:
     """
     import safetensors.torch
 
-    config = network.config
     if not (
         isinstance(network, Preconditioned)
-        and isinstance(config, Preconditioned.Config)
-        and isinstance(config.backbone, diffusers_model.Config)
-        and isinstance(config.precond, EDM)
         and isinstance(network.net, diffusers_model.Borrowed)
+        and isinstance(network.config.precond, EDM)
     ):
-        backbone = getattr(config, "backbone", config)
+        backbone = getattr(network.config, "backbone", network.config)
         kind = type(backbone).__module__.rsplit(".", 1)[-1]
         raise ValueError(
             f"diffusers loads only networks of its own and this is a {kind}: export to torchscript or onnx"
@@ -51,7 +48,7 @@ def diffusers(network: Network, told: Mapping[str, Any]) -> Made:
     note = {
         **told,
         **FORMULAS,
-        "sigma_data": config.precond.sigma_data,
+        "sigma_data": network.config.precond.sigma_data,
         "input": "hidden_states" if borrowed.tokens else "sample",
         "padded": list(borrowed.padded),  # with zeros on the right and below; what is beyond `shape` is cut off F
         "condition": _condition(borrowed),
