@@ -39,9 +39,7 @@ def enlarged(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def located(x: Tensor) -> Tensor:
     """The same x with one more channel an axis: the place along it, from −√3 to √3, which has unit variance."""
-    # A trace keeps the device that it was made on; a constant of its own is moved to that of x instead.
-    device = torch.device("cpu") if torch.jit.is_tracing() else x.device  # pyright: ignore[reportPrivateImportUsage]
-    axes = [torch.linspace(-1, 1, n, device=device) if n > 1 else torch.zeros(1, device=device) for n in x.shape[2:]]
+    axes = [torch.linspace(-1, 1, n, device=x.device) if n > 1 else x.new_zeros(1) for n in x.shape[2:]]
     place = math.sqrt(3) * torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return torch.cat([x, place.type_as(x).expand(x.shape[0], *place.shape)], 1)
 
