@@ -87,18 +87,17 @@ def partial_views(
         image_column: of parquet, which has the images.
         label_column: of parquet, which has labels.
         clean: how many images are seen whole.
-        per_view: how many images each view has; no image is in two sets.
+        per_view: images of each view; none is in two sets.
         held_out: the share of the full images that trains nothing and measures what the others trained.
         size: side of the square that images are brought to, with --resize; as they are if not given.
         resize: what to do with other sizes.
-        colour: whether images are taken in colour or made grey; as the first image is if not given, and then a colour
-            image in a grey set is refused.
+        colour: in colour or grey; as the first image is if not given, and colour in a grey set is refused.
         labels: refuse images without a label.
         on_bad: what to do with unusable files.
         budget: the largest share of the files that may be left out.
         joint: whether one more model learns from all views and the full images together.
         rounds: how often the views' rows are completed by the combined models and learned from.
-        draws: completions of every row in a round.
+        draws: completions of a row in a round.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
