@@ -115,9 +115,8 @@ class Plain:
         with torch.no_grad():
             if self.fused:
                 torch._foreach_lerp_(self.kept, self.weights, share)
-            else:
-                for old, new in zip(self.kept, self.weights):
-                    old.lerp_(new, share)
+            for old, new in () if self.fused else zip(self.kept, self.weights):
+                old.lerp_(new, share)
 
 
 class Unfused(torch.optim.AdamW):
@@ -171,17 +170,15 @@ def part_plain(size: Size) -> None:
         seconds = watch.last(3 * size.counted)
         found.append(tuple(statistics.median(seconds[i::3]) for i in range(3)))
     each = list(zip(*found))
-    rows = [
-        [name, _number([size.batch / t for t in times]), _ratio([a / b for a, b in zip(times, each[-1])])]
-        for name, times in zip(names, each)
-    ]
+    rows = []
+    for name, times in zip(names, each):
+        rows.append([name, _number([size.batch / t for t in times]), _ratio([a / b for a, b in zip(times, each[-1])])])
     _table(f"{_of(size, size.unet)}, loop", "images/s", "ours over it", rows=rows)
 
 
 def part_mfu(size: Size) -> None:
     n = 8192 if GPU else 1024
-    a = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16)
-    watch = Stopwatch(DEVICE, CLOCK)
+    a, watch = torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16), Stopwatch(DEVICE, CLOCK)
     for _ in range(20):
         watch.mark()
         a @ a
@@ -294,8 +291,7 @@ def main() -> None:
     torch.set_num_threads(torch.get_num_threads() if GPU else 1)
     shape = (3, asked.side, asked.side)
     size = Size(asked.unet, asked.dit, shape, asked.batch, asked.steps, asked.repeats, tuple(asked.presets))
-    where = torch.cuda.get_device_name() if GPU else f"a CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__} on {where}\n")
+    print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if GPU else 'one thread of a CPU'}\n")
     for name in asked.parts:
         PARTS[name](size)
 

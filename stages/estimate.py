@@ -27,7 +27,7 @@ LEFT_OUT = (
     "that steps side by side share memory and disks",
     "reading of sets that are not made yet or are too large for memory",
     "that a run which was interrupted goes on from its checkpoint",
-    "machines that stand idle",
+    "workers beyond the fewest, and machines that stand idle",
 )
 
 
@@ -98,11 +98,10 @@ def _row(node: Step, taken: Any, price: float | None) -> dict[str, Any]:
     """What one training takes, in JSON values."""
     step = statistics.median(taken.seconds)
     hours = math.ceil(taken.images / taken.batch) * step / 3600
-    cores, devices = node.scale.total
     return {
         "step": node.label,
         "address": node.address,
-        "workers": node.scale.workers,
+        "workers": taken.workers,
         "device": taken.device,
         "parameters": taken.parameters,
         "images": taken.images,
@@ -112,7 +111,7 @@ def _row(node: Step, taken: Any, price: float | None) -> dict[str, Any]:
         "images_per_second_range": [taken.batch / max(taken.seconds), taken.batch / min(taken.seconds)],
         "hours": hours,
         "memory": taken.memory,
-        "cost": None if price is None else hours * (devices or cores) * price,
+        "cost": None if price is None else hours * taken.workers * (node.scale.gpus or node.scale.cpus) * price,
     }
 
 

@@ -42,6 +42,7 @@ class Probed:
 
     images: int
     batch: int
+    workers: int
     parameters: int
     seconds: tuple[float, ...]
     memory: int
@@ -57,12 +58,14 @@ def probe(node: Step, stage: Trains, store: Store, steps: int) -> Probed:
         end, batches, watch = course.clock, course.batches, Stopwatch(device)
         course.clock = replace(end, images=steps * end.batch, validate=None)
         course.batches = lambda start, rank, world: watch.over(batches(start, rank, world))
-        course.run(world=scale.workers, speed=speed_of(scale), micro=scale.micro)
+        workers = scale.worlds(end.batch)[0]
+        course.run(world=workers, speed=speed_of(scale), micro=scale.micro)
         watch.mark()
     on_gpu = device.type == "cuda"
     return Probed(
         end.images,
         end.batch,
+        workers,
         sum(p.numel() for p in course.state.model.parameters() if p.requires_grad),
         tuple(watch.last(steps - steps // 4)),
         torch.cuda.max_memory_allocated(device) if on_gpu else max(0, _peak() - before),
