@@ -43,12 +43,13 @@ def diffusers(network: Network, told: Mapping[str, Any]) -> Made:
         raise ValueError(
             f"diffusers loads only networks of its own and this is a {kind}: export to torchscript or onnx"
         )
+    spread = network.config.precond.sigma_data
     network = plain(network)
     borrowed: Any = network.net
     note = {
         **told,
         **FORMULAS,
-        "sigma_data": network.config.precond.sigma_data,
+        "sigma_data": spread,
         "input": "hidden_states" if borrowed.tokens else "sample",
         "padded": list(borrowed.padded),  # with zeros on the right and below; what is beyond `shape` is cut off F
         "condition": _condition(borrowed),
