@@ -68,7 +68,7 @@ class Linear(nn.Module):
 def normalised(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The same x with root mean square 1 along `axes`, in its own precision."""
     length = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.float32)
-    count = math.prod(x.shape[axis] for axis in axes)
+    count = math.prod([x.shape[axis] for axis in axes])  # a list: torch.compile takes no generator
     return x / (length * math.sqrt(1 / count)).clamp_min(1e-4).to(x.dtype)
 
 
