@@ -36,6 +36,7 @@ def test_unit_weights_keep_the_magnitude(sides):
     assert power(layer(x, 3.0)[(..., *(slice(1, -1) for _ in sides))]) == pytest.approx(9, rel=0.05)
 
 
+@pytest.mark.slow
 def test_sums_joins_and_silu_keep_the_magnitude():
     a, b = torch.randn(2, 1000, 30, 8)
     for t in (0.1, 0.3, 0.9):

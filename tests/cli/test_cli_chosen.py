@@ -26,6 +26,7 @@ def hub(tmp_path) -> str:
     return "hub"
 
 
+@pytest.mark.slow
 def test_what_is_chosen_is_ingested_by_options_by_a_file_and_by_a_glob(alone, hub, tmp_path):
     named = ("--image-column", "img", "--label-column", "fine", "--caption-column", "said", "--corruption", CLEAN)
     said = alone("run", "corrupted", "--data", hub, "--split", "train", *named, "--json")

@@ -131,6 +131,7 @@ def test_images_that_are_in_two_sets_are_a_leak_however_they_are_kept(data, tmp_
     assert f"Leak: 3 images of {two} are in {one} too, equal." in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [True, False])
 def test_noisy_copies_of_clean_images_are_a_leak(data, tmp_path, images, declared):
     noise = np.random.default_rng(1).standard_normal((60, 16, 16))

@@ -88,6 +88,7 @@ def test_a_worker_takes_its_share_with_the_options_of_its_scale(here_and_now, tm
     assert step["cost"] == pytest.approx(2 * step["hours"])
 
 
+@pytest.mark.slow
 def test_what_is_made_is_read_and_what_is_trained_is_left_out(here_and_now, here, tmp_path):
     assert here_and_now("learn", "--steps", "4", "--json").code == 0
     store, recipe = Store("runs"), find("learn")
@@ -110,6 +111,7 @@ def test_what_is_made_is_read_and_what_is_trained_is_left_out(here_and_now, here
     assert len(here_and_now.calls) == 2
 
 
+@pytest.mark.slow
 def test_every_training_of_the_shipped_recipe_is_probed_before_anything_is_made(here_and_now, tmp_path):
     said = here_and_now("partial_views", "--json", *VIEWS)
     assert said.code == 0, said.err

@@ -45,6 +45,7 @@ def drawn(kintsugi, *words) -> Examples:
     return load(Store("runs").artifact(said.json["samples"]))
 
 
+@pytest.mark.slow
 def test_labels_come_in_turn_and_an_image_depends_on_its_own_alone(models):
     kintsugi, _, _ = models
     three = drawn(kintsugi, "--label", "0,1,2", "--count", "7")
@@ -75,6 +76,7 @@ def test_the_batch_makes_no_difference():
         assert np.abs(other.images.astype(int) - made[0].images).max() <= 1
 
 
+@pytest.mark.slow
 def test_guidance_by_itself_is_classifier_free_guidance(models):
     kintsugi, _, _ = models
     store = Store("runs")
@@ -112,6 +114,7 @@ def test_the_picture_has_a_line_for_each_label(models, tmp_path):
     assert picture.height < 16 * 60, "a picture of a thousand classes is no picture"
 
 
+@pytest.mark.slow
 def test_evaluation_tells_the_model_the_test_images_labels(models, tmp_path):
     kintsugi, _, none = models
     judged = kintsugi("evaluate", "model/model", "--test", "model/model", "--samples", "6", "--json")

@@ -29,6 +29,7 @@ def model(alone, toy, tmp_path):
     return alone
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_once(model, tmp_path):
     words = ("export", "model/model", "--format", "torchscript", "--out", "new/model.pt")
     said = model(*words, "--json")

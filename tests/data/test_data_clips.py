@@ -80,6 +80,7 @@ def test_windows_are_those_of_plain_slicing_in_any_range(length, frames, stride,
         assert list(windows.clips(range(length), a, b)) == wanted[a:b]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "stride", "hop"), [(4, 1, 0), (3, 2, 1), (1, 1, 5)])
 @pytest.mark.parametrize("kind", ["gif", "video", "folder", "parquet"])
 def test_every_kind_of_film_gives_the_same_clips(kind: str, n: int, stride: int, hop: int, tmp_path, ingested) -> None:

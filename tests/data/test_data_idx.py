@@ -22,6 +22,7 @@ def idx(path: Path, array: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "labels"), [("", ""), (".gz", ".gz"), (".gz", ""), ("", ".gz")])
 def test_images_and_labels_come_back_as_they_were_written(images, labels, tmp_path: Path, ingested) -> None:
     path = idx(tmp_path / f"train-images-idx3-ubyte{images}", U)

@@ -171,6 +171,7 @@ def test_damaged_bytes_are_pixels_or_a_bad_image_and_nothing_else(kind: str, dat
     assert out.shape[0] == 3
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_anything_is_allocated(tmp_path) -> None:
     webp = bytes.fromhex("524946461a000000574542505650384c0e0000002ffebfff0f071011fd0f4444ff03")
     real = png(9000, 9000, bytes(9001 * 9000))

@@ -115,6 +115,7 @@ def test_the_loss_knows_the_label(data, backbone):
     assert not torch.equal(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_one_network_learns_each_class_and_all_of_them(tmp_path):
     """Class 0 is dark and class 1 bright: asked for either it draws that one, asked for nothing both."""
     images = np.repeat(np.array([40, 215], np.uint8), 400)[:, None, None, None].repeat(9, 1).reshape(-1, 1, 3, 3)

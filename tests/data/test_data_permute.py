@@ -35,6 +35,7 @@ def test_it_is_a_bijection_and_the_inverse_undoes_it(n, seed):
     assert np.array_equal(permutation.inverse(images), i)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10**9, 2**40 - 1, 2**61 + 1, MOST])
 def test_it_is_one_of_ranges_too_large_to_list(n):
     permutation = Permutation(n, Key(3))

@@ -59,6 +59,7 @@ def some(n: int = 6, dtype: type = np.uint8) -> Examples:
     return Examples(tuple(f"id-{i}" for i in range(n)), images, np.arange(n) - 1, operator)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(examples())
 def test_a_table_and_a_shard_give_back_what_went_in_and_equal_examples_equal_bytes(a: Examples) -> None:

@@ -110,6 +110,7 @@ def test_s3_gives_what_a_local_folder_gives_and_its_snapshot_follows_the_files(s
     assert snapshot(folder) != before
 
 
+@pytest.mark.slow
 def test_s3_refuses_what_is_not_there_and_names_that_lead_elsewhere(s3, refused) -> None:
     with refused(f"s3://{s3}/gone does not exist"):
         source_of(f"s3://{s3}/gone")

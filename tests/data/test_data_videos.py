@@ -109,6 +109,7 @@ def test_the_pieces_of_a_long_film_say_where_they_begin(tmp_path):
     assert [p.at for p in pieces] == [-1, *(int(stamps[a]) for a in range(16, 237, 16))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sound", [0, 4])
 @pytest.mark.parametrize("ending", ["mkv", "mp4", "avi", "mov"])
 def test_a_film_that_was_cut_off_gives_its_clips_and_one_that_says_so(ending, sound, tmp_path, ingested):

@@ -53,6 +53,7 @@ def test_a_stratified_batch_has_one_level_in_every_stratum():
     torch.testing.assert_close(u.diff(), torch.full((127,), 1 / 128, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_each_stratified_level_alone_is_still_lognormal():
     first = torch.stack([Stratified().draw(8, Key(3).fold(step))[3] for step in range(4000)]).double().log()
     assert float(first.mean()) == pytest.approx(-1.2, abs=4 * 1.2 / 4000**0.5)

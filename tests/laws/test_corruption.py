@@ -39,6 +39,7 @@ def content(y: torch.Tensor, rows: dict[str, np.ndarray], i: int) -> tuple[bytes
 # ---- Architecture 7.6: the same bytes wherever the work is done ----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_example_has_the_same_bytes_alone_in_a_batch_and_in_any_order(name):
     corruption, shape = CORRUPTIONS[name]
@@ -190,6 +191,7 @@ def hidden(corruption: Corruption, shape: tuple[int, ...], n: int) -> torch.Tens
     return corrupt(corruption, ones, names(n), seed=0)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_each_pixel_is_hidden_with_probability_p(p, per_channel):

@@ -114,6 +114,7 @@ def test_onnx_of_every_backbone(name):
     agrees(model, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape"), [("normed", (1, 9)), ("rotary", (1, 3, 5, 4))])
 def test_signals_and_clips_too(name, shape):
     model = denoiser(name, shape)
@@ -126,6 +127,7 @@ VIEWS = tuple(View(A, Preconditioned.Config(A.out_shape, BACKBONES["unet"])) for
 BASE = Base.Config(SHAPE, VIEWS, Bins(0.05, 5.0, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -140,6 +142,7 @@ def test_a_model_of_several_parts(config):
     agrees(model, read_torchscript(export.torchscript(model, {}).files[""])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_graph_is_tied_to_no_device(name):
     """On the meta device nothing is computed, and a constant of another device is refused as it is on a GPU."""

@@ -49,6 +49,7 @@ class Signalled:
         del self.log[cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 5, 7, 24])
 def test_a_run_that_is_ended_by_sigterm_again_and_again_is_the_run_that_was_not(whole, tmp_path, after):
     want, order = whole

@@ -53,6 +53,7 @@ def course(seed=0, objective=BAD[0], log=None, dropout=0.3, weight=True, **clock
     return Course(state, stream, objective, Stratified(), clock, Key(1), score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", BAD, ids=KINDS)
 def test_it_is_as_if_the_images_since_the_moment_remembered_had_never_been(objective):
     log = []
@@ -73,6 +74,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", range(1, STEPS + 2))
 def test_a_run_killed_after_any_step_rolls_back_to_the_same_moment(tmp_path, cut):
     """Saved after every step, killed after the cut-th that was taken, before or after the roll-back."""

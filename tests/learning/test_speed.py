@@ -48,6 +48,7 @@ def test_packed_pixels_are_decoded_on_the_device_to_the_same_bits():
     assert same(run(picture()).tensors(), run(picture(), source=pictures(dtype=torch.float32)).tensors())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["channels_last", "checkpointing", "deterministic"])
 def test_an_option_leaves_the_result_alone(name):
     plain, fast = run(picture(0.3)), run(picture(0.3), speed=Speed(**{name: True}))

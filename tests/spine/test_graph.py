@@ -318,6 +318,7 @@ class Count(Stage):
             at.out.write(f"{WORK}/{i}", b"")
 
 
+@pytest.mark.slow
 def test_a_killed_step_continues(store, background):
     code = "import sys, test_graph as t; t.run(t.step(t.Count()), t.Store(sys.argv[1]), t.quiet)"
     pids = []

@@ -72,6 +72,7 @@ def test_golden_texts_and_fingerprints():
     assert [hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH] for text in TEXTS] == FINGERPRINTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "4711"])
 def test_a_fresh_process_with_another_hash_seed_agrees(fresh, seed):
     code = "import test_identity as t; print(*map(t.fingerprint, t.golden()['VALUES']))"

@@ -158,6 +158,7 @@ def changes(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from (tree | {name: inner} for inner in changes(value))
 
 
+@pytest.mark.slow
 def test_a_manifest_changed_by_hand_is_damaged_and_gc_takes_it(store):
     artifact = made(store, step(Make()))
     path = f"objects/{artifact.address}/manifest.json"
