@@ -18,7 +18,7 @@ from pipeline import graph
 from pipeline.config import ConfigError
 from pipeline.graph import Event, Schedule, Step, StepFailed
 from stages.progress import watch
-from stages.running import Common, ask
+from stages.running import Asked, Common, ask
 
 FEWEST = 4  # steps of which one is warm-up
 LEFT_OUT = (
@@ -67,7 +67,7 @@ def estimate(words: list[str]) -> int:
     return 0
 
 
-def _measured(missing: list[Step], found: Any, options: Options) -> tuple[list[dict[str, Any]], float, Any]:
+def _measured(missing: list[Step], found: Asked, options: Options) -> tuple[list[dict[str, Any]], float, Any]:
     """A row for each training among the steps, the hours until all are done, and the cluster's (cores, devices)."""
     from pipeline.engine import cluster
     from stages.probe import probe

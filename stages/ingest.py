@@ -22,11 +22,12 @@ from fsspec.core import url_to_fs
 
 from pipeline.data.damaged import OPERATOR, Known, observed, operator_row
 from pipeline.data.images import BadImage, Framing, Resize, read_image
-from pipeline.data.listing import listed
+from pipeline.data.listing import listed, shown
 from pipeline.data.manifest import Manifest
 from pipeline.data.records import Examples
 from pipeline.data.sources import Piece, Source
 from pipeline.data.unique import check_unique
+from pipeline.data.windows import Windows
 from pipeline.engine.shards import Report, map_shards, report_of
 from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Stage
@@ -122,6 +123,34 @@ def notes(told: Mapping[str, Any]) -> list[str]:
     if unread:
         said.append(f"Files beside the images that were not read: {listed(unread)}.")
     return said
+
+
+def image_shape(source: Source, size: int | None = None, colour: bool | None = None) -> tuple[int, int, int]:
+    """(C, H, W) of rows from a source of still images: as its first image is, where nothing else is said.
+
+    Args:
+        source: where the images are.
+        size: the side of square images.
+        colour: whether C is 3 or 1.
+
+    Raises: ValueError: the source gives clips.
+    """
+    if isinstance(source, Windows):
+        first = shown(source.urls()[0])
+        raise ValueError(f"{first} gives clips of {source.frames} frames, and this recipe learns from still images.")
+    return _frame_shape(source, size, colour)
+
+
+def row_shape(source: Source, size: int | None = None, colour: bool | None = None) -> tuple[int, ...]:
+    """The same of any source: (C, T, H, W) of one that gives clips of T frames."""
+    channels, *sides = _frame_shape(source, size, colour)
+    return (channels, *((source.frames,) if isinstance(source, Windows) else ()), *sides)
+
+
+def _frame_shape(source: Source, size: int | None, colour: bool | None) -> tuple[int, int, int]:
+    mode, (height, width) = source.peek()
+    grey = mode == "L" if colour is None else not colour
+    return (1 if grey else 3, *((height, width) if size is None else (size, size)))
 
 
 def snapshot(source: Source) -> str:

@@ -16,7 +16,7 @@ from pipeline.store import Store
 from stages import networks
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
-from stages.verbs import _model, make
+from stages.verbs import make, model_of
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def sample(words: list[str]) -> int:
     if asked.steps is not None:
         sampler = config.replace(sampler, "steps", asked.steps)
     store = Store(asked.store)
-    model, free = _model(store, asked.model), asked.guide == "self"
-    guide = None if asked.guide is None or free else _model(store, asked.guide)
+    model, free = model_of(store, asked.model), asked.guide == "self"
+    guide = None if asked.guide is None or free else model_of(store, asked.guide)
     heard = {"guide": guide, "weight": asked.weight, "interval": asked.interval, "classifier_free": free}
     heard["labels"] = () if asked.label is None else _labels(asked.label, store, model)
     made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
@@ -90,7 +90,7 @@ def evaluate(words: list[str]) -> int:
 
     asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
     store = Store(asked.store)
-    model, test = _model(store, asked.model), Given.find(store, asked.test)
+    model, test = model_of(store, asked.model), Given.find(store, asked.test)
     if "dataset.json" not in store.artifact(test.address).names():
         raise config.ConfigError(
             f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"

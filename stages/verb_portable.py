@@ -19,7 +19,7 @@ from pipeline.place import Place
 from pipeline.store import Store, slug
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
-from stages.verbs import _model
+from stages.verbs import model_of
 
 
 class Format(Enum):
@@ -51,7 +51,7 @@ def export(words: list[str]) -> int:
     asked = parse(Export, words, "kintsugi export", Export.__doc__ or "")
     _check_free(asked.out, asked.force, NOTE if asked.format == Format.DIFFUSERS else None)
     store = Store(asked.store)
-    found = store.artifact(_model(store, asked.model).address)
+    found = store.artifact(model_of(store, asked.model).address)
     network = unpack(found.read)
     told = {
         "made by": "kintsugi export",

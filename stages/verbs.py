@@ -185,7 +185,8 @@ def gc(words: list[str]) -> int:
     return 0
 
 
-def _model(store: Store, name: str) -> Given:
+def model_of(store: Store, name: str) -> Given:
+    """The model of that name, address or fingerprint. Raises: ConfigError: it is no model."""
     found = Given.find(store, name)
     if "denoiser.json" not in store.artifact(found.address).names():
         raise config.ConfigError(f"{name} is {found.address}, no model: name one, such as a recipe's composed")

@@ -1,7 +1,7 @@
 """Who watches over a group of workers: how many there are, whether they still move, and that they hear of an end.
 
 Ray Train decides how many workers there is room for and starts them again when one dies. This adds, from within its
-controller, what it does not know: that a batch must be shared evenly, that two cores are not for workers, that a step
+controller, what it does not know: that a batch must be shared evenly, how many cores are for workers, that a step
 which does not end is a failure, and that workers are to stop after the same step when their machine is taken away.
 """
 

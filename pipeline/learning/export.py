@@ -13,7 +13,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -77,8 +77,7 @@ def onnx(network: Network, told: Mapping[str, Any]) -> Made:
         # strict=False: nothing is compiled, the network runs once on symbols.
         exported = torch.export.export(network, inputs, dynamic_shapes=tuple({0: rows} for _ in inputs), strict=False)
         made = torch.onnx.export(exported, dynamo=True, verbose=False, input_names=names, output_names=["denoised"])
-    assert made is not None
-    model = made.model_proto
+    model = cast(torch.onnx.ONNXProgram, made).model_proto
     library.helper.set_model_props(model, {NOTE: json.dumps(told)})
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pipeline.data.declared import Declared
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
-from pipeline.data.windows import Windows
 from pipeline.graph import Scale, Step, step
 from pipeline.physics.conditions import Condition
 from pipeline.physics.corruption import Clean, Corruption, Noisy, Through
@@ -14,7 +13,7 @@ from stages.census import Census
 from stages.conditions import Told, Worsen
 from stages.corrupt import Corrupt, Part
 from stages.gallery import Gallery
-from stages.ingest import Ingest, OnBad, snapshot
+from stages.ingest import Ingest, OnBad, row_shape, snapshot
 from stages.sets import Stored
 
 
@@ -71,10 +70,7 @@ def corrupted(
         readers: how many processes read and corrupt images.
     """
     source = source_of(data, frames, stride, split, image_column, label_column, caption_column)
-    mode, own = source.peek()
-    grey = mode == "L" if colour is None else not colour
-    clip = (source.frames,) if isinstance(source, Windows) else ()
-    shape = (1 if grey else 3, *clip, *(own if size is None else (size, size)))
+    shape = row_shape(source, size, colour)
     known = Through(seen_through) if isinstance(seen_through, LinearMap) else seen_through
     if corruption is None:
         corruption = Noisy(noise=0.5) if known is None else Clean()

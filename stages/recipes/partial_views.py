@@ -26,7 +26,7 @@ from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Regularisation, Seen, TrainResidual
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
-from stages.ingest import Ingest, OnBad, snapshot
+from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.joint import Rows, TrainJoint
 from stages.restore import Restore
 from stages.sample import Sample
@@ -119,9 +119,7 @@ def partial_views(
         residual: what regularises the residual.
     """
     source = source_of(data, split=split, image=image_column, label=label_column)
-    mode, own = source.peek()
-    grey = mode == "L" if colour is None else not colour
-    shape = (1 if grey else 3, *(own if size is None else (size, size)))
+    shape = image_shape(source, size, colour)
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")

@@ -15,7 +15,7 @@ from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
-from stages.ingest import Ingest, OnBad, snapshot
+from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.labels import classes_of
 from stages.sample import Sample
 from stages.sets import Stored
@@ -66,9 +66,7 @@ def plain(
         fit: how it is trained.
     """
     source = source_of(data, split=split, image=image_column, label=label_column)
-    mode, own = source.peek()
-    grey = mode == "L" if colour is None else not colour
-    shape = (1 if grey else 3, *(own if size is None else (size, size)))
+    shape = image_shape(source, size, colour)
     if samples < 2 or test < 2:
         raise ValueError(f"samples is {samples} and test {test}: the Fréchet distance needs at least 2 of each")
     network = told(backbone, classes)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from small_diffusers import DIT, U_NET
 
 from pipeline.backbones.condition import Embedded, Labels
 from pipeline.backbones.count import count
@@ -13,20 +14,11 @@ from pipeline.backbones.diffusers_model import Config
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.learning.weights import pack, unpack
 
-U_NET = {
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}
 TEXT = U_NET | {
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     "attention_head_dim": 2,
 }
-DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}
 KINDS = [
     Config("UNet2DModel", U_NET),
     Config("UNet2DModel", U_NET, Labels(3)),

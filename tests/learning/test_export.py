@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_diffusers import DIT, U_NET
 from torch import nn
 
 from pipeline.backbones import adm, dit, mlp, unet
@@ -202,17 +203,6 @@ def test_what_is_too_large_or_not_installed_is_said(monkeypatch):
 def test_diffusers_is_refused_networks_that_are_not_its_own(name):
     with pytest.raises(ValueError, match="export to torchscript or onnx"):
         diffusers(denoiser(name), {})
-
-
-U_NET = {
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 8,
-}
-DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
 
 
 @pytest.mark.parametrize(

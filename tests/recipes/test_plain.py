@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import graph
 from pipeline.backbones import dit, mlp
@@ -14,6 +15,7 @@ from pipeline.learning.weights import unpack
 from pipeline.store import Store
 from stages.__main__ import main
 from stages.corrupt import load
+from stages.recipes.partial_views import partial_views
 from stages.recipes.plain import plain
 from stages.train import Fit
 
@@ -56,6 +58,14 @@ def test_classes_reach_the_network_the_set_and_the_samples():
 def test_what_makes_no_sense_is_refused_before_any_work(wrong, says):
     with pytest.raises(ValueError, match=says):
         plain(**wrong)
+
+
+def test_clips_are_refused_before_any_work_with_their_file_named(tmp_path):
+    frames = [Image.fromarray(np.full((8, 8), shade, np.uint8)) for shade in range(20)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    for recipe in (plain, partial_views):
+        with pytest.raises(ValueError, match=r"film\.gif gives clips of 16 frames, and this recipe learns from still"):
+            recipe(data=str(tmp_path / "film.gif"))
 
 
 @pytest.mark.ray
