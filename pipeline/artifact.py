@@ -31,7 +31,7 @@ def read_manifest(place: Place, address: str) -> dict[str, Any] | None:
         Damaged: it is none, or another address's.
         StoreError: another version wrote it.
     """
-    mend = _mend(place.url)
+    mend = how_to_mend(place.url)
     try:
         manifest = json.loads(place.read(f"objects/{address}/{MANIFEST}"))
     except (FileNotFoundError, NotADirectoryError):
@@ -59,7 +59,8 @@ def _seal(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _mend(store: str) -> str:
+def how_to_mend(store: str) -> str:
+    """What to do about something damaged in the store at that URL."""
     return f"delete it with `kintsugi gc --damaged --yes --store {shlex.quote(store)}` and run again"
 
 
@@ -105,7 +106,7 @@ class Artifact:
             data = b""
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]["sha256"]:
             store = self.place.url.removesuffix(f"/objects/{self.address}/{self.manifest['attempt']}")
-            raise StoreError(f"{self.place.at(name)} of {self.address} is damaged: {_mend(store)}")
+            raise StoreError(f"{self.place.at(name)} of {self.address} is damaged: {how_to_mend(store)}")
         return data
 
     def file(self, name: str) -> BinaryIO:

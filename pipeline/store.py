@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config
-from .artifact import FORMAT, Artifact, Damaged, StoreError, read_manifest, sealed
+from .artifact import FORMAT, Artifact, Damaged, StoreError, how_to_mend, read_manifest, sealed
 from .lease import LEASE, MANIFEST, WORK, Lease
 from .place import Place, secret_in
 
@@ -144,27 +144,34 @@ class Store:
             self.place.write(f"refs/{slug(recipe)}/{slug(label)}.json", json.dumps({"address": address, "when": when}))
 
     def refs(self) -> dict[str, str]:
-        """{recipe/label: address} of every name."""
-        place, refs = self.place / "refs", {}
-        for name in (n for n in place.names() if n.endswith(".json")):
-            try:
-                address = json.loads(place.read(name))["address"]
-                if not re.fullmatch(r"\w+/\w+", address):
-                    raise ValueError(f"{address} is no address")
-                refs[name.removesuffix(".json")] = address
-            except (ValueError, TypeError, KeyError) as error:
-                raise StoreError(f"{place.at(name)} is damaged: delete it and run its recipe again") from error
-        return refs
+        """{recipe/label: address} of every name. Raises: Damaged: one leads nowhere."""
+        return {name.removesuffix(".json"): self._address(name) for name in self._names()}
+
+    def _names(self) -> list[str]:
+        return [name for name in (self.place / "refs").names() if name.endswith(".json")]
+
+    def _address(self, name: str) -> str:
+        place = self.place / "refs"
+        try:
+            address = json.loads(place.read(name))["address"]
+            if not re.fullmatch(r"\w+/\w+", address):
+                raise ValueError(f"{address} is no address")
+        except (ValueError, TypeError, KeyError) as error:
+            raise Damaged(f"{place.at(name)} is damaged: {how_to_mend(self.url)}") from error
+        return address
 
     def garbage(self, damaged: bool = False) -> list[str]:
         """Folders that may go: artifacts to which no ref leads, and attempts whose writer died.
 
         Args:
             damaged: also artifacts whose manifest is none, or of which a file is missing or does not match its SHA-256.
+                Names that lead nowhere are found alone: what is without one may be what they stood for.
 
         Raises:
-            Damaged: what a name leads to has a damaged manifest, so that nobody knows what it needs.
+            Damaged: a name leads nowhere, or to a damaged manifest, so that nobody knows what it needs.
         """
+        if damaged and (lost := [name for name in self._names() if not self._leads(name)]):
+            return sorted(f"refs/{name}" for name in lost)
         wanted, frontier = set[str](), [*self.refs().values()]
         while frontier:
             address = frontier.pop()
@@ -194,6 +201,12 @@ class Store:
                 found.append(f"{home}/{kept}/{WORK}")
             found += [f"{home}/{a}" for a in attempts if not Lease(self.place / home, a).alive()]
         return sorted(found)
+
+    def _leads(self, name: str) -> bool:
+        try:
+            return bool(self._address(name))
+        except Damaged:
+            return False
 
     def _attempts(self) -> list[str]:
         return [name for name in self.place.names() if re.fullmatch(rf"objects/[^/]+/[^/]+/[^/]+/{LEASE}", name)]

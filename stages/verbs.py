@@ -133,6 +133,8 @@ def ls(words: list[str]) -> int:
         _row(store, address) | {"names": named.get(address, [])} for address in store.addresses()
     ]
     rows.sort(key=lambda row: row["created"] or "")
+    if not rows:
+        _say_empty(store)
     if asked.json:
         print(json.dumps(rows))
         return 0
@@ -173,6 +175,8 @@ def gc(words: list[str]) -> int:
     asked = parse(Collect, words, "kintsugi gc", Collect.__doc__ or "")
     store = Store(asked.store)
     garbage = store.garbage(damaged=asked.damaged)
+    if not garbage and not store.addresses():
+        _say_empty(store)
     if asked.yes:
         for name in garbage:
             store.place.remove(name)
@@ -183,6 +187,11 @@ def gc(words: list[str]) -> int:
         print(f"{'deleted' if asked.yes else 'not needed:'} {name}")
     print(f"{len(garbage)} {'deleted' if asked.yes else 'found; --yes deletes them'}")
     return 0
+
+
+def _say_empty(store: Store) -> None:
+    """Another folder than the one that was meant looks like a store without artifacts."""
+    print(f"kintsugi: there are no artifacts in {store.url}: is another store meant by --store?", file=sys.stderr)
 
 
 def model_of(store: Store, name: str) -> Given:

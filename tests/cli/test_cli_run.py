@@ -81,7 +81,9 @@ def test_plan_says_why_and_makes_nothing(kintsugi, toy, tmp_path):
 
 
 def test_ls_show_diff_and_gc_of_what_was_made(kintsugi, toy, tmp_path):
-    assert kintsugi("ls", "--json").json == []
+    empty = kintsugi("ls", "--json")
+    assert empty.json == []
+    assert "there are no artifacts in" in empty.err
     old = kintsugi("run", "toy", "--json").json["target"]
     new = kintsugi("run", "toy", "--value", "2", "--seed", "7", "--json").json["target"]
     rows = {row["address"]: row for row in kintsugi("ls", "--json").json}

@@ -243,8 +243,13 @@ def test_names_lead_to_addresses(store):
         store.find("my-recipe/dta")
     for wrong in (b"{", b"[]", b"{}", b'{"address": 3}', b'{"address": "../../etc"}', b'{"address": "a/b/c"}'):
         store.place.write("refs/my-recipe/data.json", wrong)
-        with pytest.raises(StoreError, match=r"data\.json is damaged: delete it"):
+        with pytest.raises(Damaged, match=r"data\.json is damaged: delete it with `kintsugi gc --damaged --yes"):
             store.refs()
+        with pytest.raises(Damaged, match=r"data\.json"):  # its artifacts look as if nothing led to them
+            store.garbage()
+        assert store.garbage(damaged=True) == ["refs/my-recipe/data.json"]
+    store.place.remove("refs/my-recipe/data.json")
+    assert store.garbage() == sorted(f"objects/{node.address}" for node in nodes[1:])
 
 
 @given(
