@@ -17,7 +17,8 @@ class Scale:
     a batch, and goes on with what is left when machines go. Where no step ends for `hang_after` seconds, or ten times
     the slowest, training starts again from its last checkpoint. `micro` halves by itself where memory does not suffice.
     Tensor cores prefer channels last. Networks that cannot be compiled run as they are, with a warning. Checkpointing
-    computes activations again in the backward pass instead of keeping them.
+    computes activations again in the backward pass instead of keeping them. With `shard`, weights, gradients, moments
+    and averages are divided among a step's workers, for networks of which a device cannot hold all that.
 
     Args:
         workers: processes; with `most`, the fewest.
@@ -28,6 +29,7 @@ class Scale:
         compile: compile the networks.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
+        shard: divide what training holds among the workers (FSDP2); slower.
         most: the most processes of a step that trains.
         hang_after: seconds without a step until it starts again.
     """
@@ -40,6 +42,7 @@ class Scale:
     compile: bool = False
     checkpointing: bool = False
     deterministic: bool = False
+    shard: bool = False
     most: int | None = None
     hang_after: float = 600
 
@@ -50,6 +53,8 @@ class Scale:
             raise ValueError(f"micro is {self.micro}: give at least 1 image, or leave it out")
         if self.most is not None and self.most < self.workers:
             raise ValueError(f"most is {self.most}: give no fewer than the {self.workers} workers, or leave it out")
+        if self.shard and self.channels_last:
+            raise ValueError("shard cuts weights along an axis that channels_last would move: leave one of them out")
         if not self.hang_after > 0:
             raise ValueError(f"hang_after is {self.hang_after:g}: give seconds, or inf to wait for ever")
 

@@ -58,11 +58,16 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         """Of `gain` times the magnitude of x."""
         if self.training:
-            with torch.no_grad():  # .data: a second forward pass before the backward one must not count as a change
-                self.weight.data.copy_(normalised(self.weight, tuple(range(1, self.weight.ndim))))
+            self.settle()
         axes = tuple(range(1, self.weight.ndim))
         weight = normalised(self.weight, axes) * (gain / math.sqrt(self.weight[0].numel()))
         return functional.linear(x, weight) if self.weight.ndim == 2 else convolve(x, weight.to(x.dtype))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring the weights in memory to the length that they have in use."""
+        # .data: a second forward pass before the backward one must not count as a change
+        self.weight.data.copy_(normalised(self.weight, tuple(range(1, self.weight.ndim))))
 
 
 def normalised(x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -15,6 +15,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 from pipeline.engine import cluster, pulse
@@ -23,6 +26,18 @@ from pipeline.graph import Scale
 log = logging.getLogger("kintsugi")
 SLOW = 10  # times the slowest step so far is no hang yet
 ANSWER = 10.0  # seconds in which a worker must say where it is
+
+
+class Trainer(TorchTrainer):
+    """Ray Train's, without two of its five processes, each of which takes seconds of a core to start.
+
+    One hands out Ray Data sets, which no worker of ours reads; the other frees what a lost controller held in a run
+    that goes on, and a run of ours ends with any step that fails.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
 
 class Overseer(WorkerGroupCallback, ControllerCallback):

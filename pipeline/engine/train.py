@@ -92,14 +92,12 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
 
 def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any]:
     """What a group of workers returns, which Ray Train starts again when it fails."""
-    import ray
     import ray.train
-    from ray.train.torch import TorchTrainer
 
-    from pipeline.engine.oversee import Overseer
+    from pipeline.engine.oversee import Overseer, Trainer
 
     scale, failures = at.scale, how["cadence"].failures
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker,
         train_loop_config=how,
         scaling_config=ray.train.ScalingConfig(
@@ -142,6 +140,8 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     cadence: Cadence = how["cadence"]
+    scale: Scale = how["scale"]
+    divided = scale.shard and world > 1
     last: Metrics = {}
 
     def post(state: State, metrics: Metrics) -> None:
@@ -151,30 +151,40 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     with _checkpoints(how["out"], write=rank == 0) as kept, Background(kept) as saving:
         try:
             course: Course = how["make"](device)
+            if divided:
+                course.state.divide()
             kept.restore(course.state)
         except ValueError as error:
             return {"refused": str(error)}
+
+        def keep(state: State) -> None:
+            saving.save(state) if rank == 0 else state.tensors()
+
+        def write(name: str, data: bytes) -> None:
+            if rank == 0:
+                how["out"].write(name, data)
+
         hooks = []
         if rank == 0:
             rate = Rate(course)
-            hooks = [
-                Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state))),
-                Every(cadence.checkpoint, lambda state, metrics: saving.save(state)),
-            ]
+            hooks.append(Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state))))
+        if rank == 0 or divided:  # what is divided is brought together by all
             if cadence.averages is not None:  # before the checkpoint after which they would not be made again
-                hooks.insert(0, Every(cadence.averages, lambda state, metrics: how["out"].write(*written(state))))
-        scale: Scale = how["scale"]
+                hooks.append(Every(cadence.averages, lambda state, metrics: write(*written(state))))
+            hooks.append(Every(cadence.checkpoint, lambda state, metrics: keep(state)))
         with PULSE:
-            wrapped = ray.train.torch.prepare_model(course.state.model) if world > 1 else None
+            wrapped = None
+            if world > 1:
+                wrapped = course.state.model if divided else ray.train.torch.prepare_model(course.state.model)
             told = Agreed(PULSE.notice) if world > 1 else PULSE.notice
             course.run(hooks, rank, world, wrapped, speed_of(scale), scale.micro, stop=partial(PULSE.beat, told))
         if not course.over:
-            if rank == 0:
-                saving.save(course.state)
+            if rank == 0 or divided:
+                keep(course.state)
             return {"stopped": course.state.images}
-    if rank == 0:
+    if rank == 0 or divided:
         for name, data in how["save"](course.state).items():
-            how["out"].write(name, data)
+            write(name, data)
     return {"metrics": last}
 
 

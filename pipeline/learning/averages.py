@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.learning.divide import whole
 from pipeline.learning.posthoc import Power, shares
 from pipeline.learning.state import State
 
@@ -18,7 +19,7 @@ def written(state: State) -> tuple[str, bytes]:
     import safetensors.torch
 
     tensors = {
-        f"{rule.sigma_rel!r}|{name}": parameter.detach().cpu().contiguous()
+        f"{rule.sigma_rel!r}|{name}": whole(parameter.detach()).cpu().contiguous()
         for rule, module in state.profiles
         for name, parameter in module.named_parameters()
     }

@@ -5,17 +5,21 @@ Before any number is read, what the file says it holds is compared with what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pipeline.diffusion.denoiser import Network, Trained
 
 MOST_HEADER = 8 << 20  # bytes; a tensor takes about 100, and parsing many times what it parses
+MOST_TENSORS = 1 << 15  # several times what the largest networks have
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -38,9 +42,28 @@ def as_ours(network: Trained) -> tuple[Plan, frozenset[str]]:
 
 
 def shapes(network: Trained) -> dict[str, tuple[int, ...]]:
-    """Of all tensors of a network, which is not built for it: a stranger's sizes must take no memory."""
-    with torch.device("meta"):
+    """Of all tensors of a network, which is not built for it: a stranger's sizes must take no memory.
+
+    Raises ValueError: it has more of them than any network.
+    """
+    with torch.device("meta"), _bounded():
         return {name: tuple(tensor.shape) for name, tensor in network.build().state_dict().items()}
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """An empty network's modules take memory too: what is built in the context ends at `MOST_TENSORS` parameters."""
+    count = itertools.count(1)
+
+    def registered(*_: object) -> None:
+        if next(count) > MOST_TENSORS:
+            raise ValueError(f"the network has over {MOST_TENSORS} tensors: give the configuration of a smaller one")
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load(path: Path, network: Trained, plan: Plan, unused: frozenset[str]) -> Network:

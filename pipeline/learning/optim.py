@@ -90,11 +90,10 @@ class AdamW:
 
     def build(self, *models: nn.Module) -> torch.optim.AdamW:
         """The optimiser of all trainable parameters; biases, gains and other vectors do not decay."""
-        trained = [p for model in models for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        trained = [[p for p in model.parameters() if p.requires_grad] for model in models]
+        # A group for each model: one kernel does not take what is divided among processes with what is not.
+        groups = [{"params": [p for p in ps if p.ndim > 1], "weight_decay": self.weight_decay} for ps in trained]
+        groups += [{"params": [p for p in ps if p.ndim <= 1], "weight_decay": 0.0} for ps in trained]
         # Fused: one pass over memory for all tensors, a tenth of a small network's step on a CPU.
         return torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=self.lr, betas=self.betas, eps=self.eps, fused=True

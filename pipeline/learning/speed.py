@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.learning.divide import blocks
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch
 
@@ -72,14 +73,6 @@ class Compiled(nn.Module):
         reason = " ".join(str(error).split())[:300]
         warnings.warn(f"compiling failed and training goes on without ({reason}): leave compile off.", stacklevel=2)
         self.call = self.module
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """The modules listed in the outermost lists of a network: its blocks, as a rule."""
-    found: list[nn.Module] = []
-    for child in network.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
-    return found
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

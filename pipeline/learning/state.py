@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.learning.divide import divide, like, whole
 from pipeline.learning.ema import EMA, Average
 from pipeline.learning.optim import AdamW
 from pipeline.learning.posthoc import PostHoc, Power
@@ -30,7 +31,9 @@ class State:
     `score` is the last validation, `micro` how many rows were found to fit into memory (None: nothing was found out),
     `weight` the learned weight of each level's loss, `profiles` averages from which others are made after training.
     `back` is the moment to which `roll_back` returns, as tensors and numbers; `passed` counts the images of the order
-    that roll-backs have passed over, so that the next image is number `position`.
+    that roll-backs have passed over, so that the next image is number `position`. `plain` is what the model was before
+    it was divided among processes (None: it is not); from then on all of them have to ask for tensors, the result, a
+    validation or a moment to return to at once.
     """
 
     model: nn.Module
@@ -52,6 +55,7 @@ class State:
     passed: int = 0
     rollbacks: int = 0
     back: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    plain: nn.Module | None = None
 
     @classmethod
     def create(
@@ -67,6 +71,18 @@ class State:
         learnt = [model] if weight is None else [model, weight.to(next(model.parameters()).device)]
         profiles = tuple((p, copy.deepcopy(average)) for p in (posthoc.profiles if posthoc else ()))
         return cls(model, average, optim.build(*learnt), optim, ema, weight=weight, profiles=profiles)
+
+    def divide(self) -> None:
+        """Divide all that is large among the processes of the default group (see divide.py), on all of them at once.
+
+        Raises ValueError once the run has begun: load its checkpoint afterwards.
+        """
+        if self.step:
+            raise ValueError(f"the run is at step {self.step}: divide it before its first, or before it is loaded.")
+        self.plain = copy.deepcopy(self.average).cpu()
+        for module in (self.model, *(module for _, module in self.averages)):
+            divide(module)
+        self.optimiser = self.optim.build(self.model, *([] if self.weight is None else [self.weight]))
 
     @property
     def averages(self) -> list[tuple[Average, nn.Module]]:
@@ -103,13 +119,16 @@ class State:
 
     def result(self) -> nn.Module:
         """A copy of the average, in evaluation mode, with the best weights if any were validated."""
-        chosen = copy.deepcopy(self.average)
-        if self.best is not None:
-            chosen.load_state_dict(self.best)
+        chosen = copy.deepcopy(self.average if self.plain is None else self.plain)
+        if self.best is not None or self.plain is not None:
+            found = self.average.state_dict() if self.best is None else self.best
+            chosen.load_state_dict({name: whole(tensor) for name, tensor in found.items()})
         return chosen
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the run under one flat name (model., average., best., optimiser., back.); views, not copies.
+        """Every tensor of the run under one flat name (model., average., best., optimiser., back.), whole.
+
+        Views, not copies, but for what is divided, which is brought together in the computer's memory.
 
         What is under back. is missing where that moment is this one.
         """
@@ -128,7 +147,7 @@ class State:
         flat = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
         for i, moments in self.optimiser.state_dict()["state"].items():
             flat |= {f"optimiser.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        return {name: tensor.detach() for name, tensor in flat.items()}
+        return {name: whole(tensor.detach()) for name, tensor in flat.items()}
 
     def _meta(self) -> dict[str, Any]:
         names = ("images", "step", "skipped", "best_score", "best_images", "stale")
@@ -152,15 +171,17 @@ class State:
             self._parts(back, meta["back"] if isinstance(meta.get("back"), dict) else {})
         self.back = (back, meta["back"]) if back else None
         for name, module in self._modules().items():
-            module.load_state_dict(parts[name])
+            here = module.state_dict()
+            module.load_state_dict({key: like(tensor, here[key]) for key, tensor in parts[name].items()})
+        weights = self._weights()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in parts["optimiser"].items():
             i, _, kind = name.partition(".")
-            moments.setdefault(int(i), {})[kind] = tensor
+            moments.setdefault(int(i), {})[kind] = tensor if kind == "step" else like(tensor, weights[int(i)])
         # The groups (rates, decay) come from this run's configuration, the moments from the checkpoint.
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        here = {name: tensor.device for name, tensor in self.average.state_dict().items()}
-        self.best = {name: tensor.to(here[name]) for name, tensor in parts["best"].items()} or None
+        here = self.average.state_dict()
+        self.best = {name: like(tensor, here[name]) for name, tensor in parts["best"].items()} or None
         for name in {*self._meta(), *LATER}:
             setattr(self, name, meta.get(name, LATER.get(name)))
 
@@ -186,11 +207,15 @@ class State:
 
     def _moments(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the optimiser's part of a checkpoint looks like: nothing before the first step, else AdamW's moments."""
-        weights = [p.detach() for group in self.optimiser.param_groups for p in group["params"]]
         if not found:
             return {}
+        weights = self._weights()
         moments = {f"{i}.{kind}": p for i, p in enumerate(weights) for kind in ("exp_avg", "exp_avg_sq")}
         return moments | {f"{i}.step": torch.zeros(()) for i in range(len(weights))}
+
+    def _weights(self) -> list[Tensor]:
+        """What the optimiser moves, by its numbers."""
+        return [p.detach() for group in self.optimiser.param_groups for p in group["params"]]
 
 
 def _agree(found: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]]) -> None:

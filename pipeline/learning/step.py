@@ -35,6 +35,8 @@ class Step:
     def __post_init__(self) -> None:
         state = self.state
         self.weights = [p for group in state.optimiser.param_groups for p in group["params"]]
+        divided = [hasattr(p, "full_tensor") for p in self.weights]
+        self.kinds = [[p for p, d in zip(self.weights, divided) if d == which] for which in sorted(set(divided))]
         self.buffers = holders(state.model)
         self.averages = [(rule, Pair(average, state.model)) for rule, average in state.averages]
 
@@ -45,7 +47,7 @@ class Step:
         losses, means = self._gradients(batch, key, buffers)
         self._mean_over_processes()
         clip = math.inf if state.optim.clip is None else state.optim.clip
-        means["gradient"] = norm = nn.utils.clip_grad_norm_(self.weights, clip)
+        means["gradient"] = norm = self._clip(clip)
         taken = guard.take(norm, losses, batch)
         for group in state.optimiser.param_groups:
             group["lr"] = state.optim.lr_at(state.images + batch.whole)
@@ -108,6 +110,15 @@ class Step:
         for parameter in self.state.weight.parameters():
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= torch.distributed.get_world_size()  # pyright: ignore[reportOperatorIssue]
+
+    def _clip(self, most: float) -> Tensor:
+        """The norm of all gradients, before they are scaled to `most` at most."""
+        norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in self.kinds]
+        norms = [getattr(norm, "full_tensor", lambda norm=norm: norm)() for norm in norms]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        for kind in self.kinds:
+            nn.utils.clip_grads_with_norm_(kind, most, norm)
+        return norm
 
     def _restore(self, buffers: list[Tensor], taken: Tensor) -> None:
         """The model's buffers as they were, unless the step is taken."""

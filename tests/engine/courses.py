@@ -20,6 +20,7 @@ from pipeline.data.records import Examples
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.keys import Key
 from pipeline.learning.course import Course
+from pipeline.learning.state import State
 from pipeline.objectives.denoising import Denoising
 from pipeline.physics.corruption import Noisy, corrupt
 from stages.train import Fit, reader
@@ -153,6 +154,11 @@ def weights(state) -> dict[str, bytes]:
     """The averaged weights, as they are."""
     tensors = state.result().state_dict()
     return {"weights.bin": b"".join(t.contiguous().numpy().tobytes() for t in tensors.values())}
+
+
+def divided(state: State) -> dict[str, bytes]:
+    """The same, and whether they had been divided among the workers."""
+    return weights(state) | {"divided": str(state.plain is not None).encode()}
 
 
 def noisy(piece: int) -> tuple[Examples, dict[str, int]]:

@@ -92,7 +92,7 @@ def test_two_workers_learn_what_one_learns(two, bare):
 def test_as_many_workers_as_there_is_room_for_stop_when_one_is_told_to_and_go_on_from_that_step(
     two, place, tmp_path, caplog
 ):
-    at = place(Scale(workers=1, cpus=cluster.capacity()[0] / 2, most=3))
+    at = place(Scale(workers=1, cpus=cluster.capacity()[0] / 2, most=3, shard=True))
     marker = tmp_path / "told"
     train(partial(courses.told, marker=str(marker)), courses.weights, at, CADENCE)
     assert marker.exists(), "it was never told"
@@ -160,8 +160,9 @@ def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place
 
 
 def test_two_workers_roll_back_together_and_end_as_one_does(one_ray, place):
-    at = place(Scale(workers=2))
-    metrics = train(courses.poisoned_once, courses.weights, at, CADENCE)
+    at = place(Scale(workers=2, shard=True))
+    metrics = train(courses.poisoned_once, courses.divided, at, CADENCE)
+    assert at.out.read("divided") == b"True"
     assert (metrics["images"], metrics["rollbacks"]) == (courses.FIT.images, 1)
     course = courses.poisoned_once(torch.device("cpu"))
     alone = courses.weights(course.run())["weights.bin"]

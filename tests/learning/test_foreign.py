@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -33,6 +34,17 @@ def weights():
 
 def taken(path, network=MLP, plan=as_ours):
     return load(path, network, *plan(network))
+
+
+def test_a_strangers_network_of_a_hundred_million_blocks_is_refused_before_it_takes_memory(
+    weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(foreign, "MOST_TENSORS", 1000)
+    save_file(weights, tmp_path / "w.safetensors")
+    vast = dataclasses.replace(MLP, backbone=mlp.Config(width=4, blocks=10**8, embedding=2))
+    with pytest.raises(ValueError, match=r"over 1000 tensors: give the configuration of a smaller one"):
+        taken(tmp_path / "w.safetensors", vast)
+    taken(tmp_path / "w.safetensors")  # the next network is counted from nothing
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

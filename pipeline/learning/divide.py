@@ -1,0 +1,63 @@
+"""A run's tensors divided among processes, for networks that do not fit one device with all that training adds (FSDP2).
+
+Weights, gradients, moments and averages are cut along their first axis, and each process holds one part. A block's
+weights are brought together where it is used, and its gradients are averaged and cut again. What leaves the run
+(checkpoints, averages, the result) is whole, so that any number of processes, divided or not, can go on with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def divide(module: nn.Module) -> None:
+    """Cut the parameters of a module, in place, among all processes of the default group, on the device where they are.
+
+    Its blocks (see speed.py) are brought together one by one when it is called, what is outside of them all the while.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device = next(module.parameters()).device.type
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    for block in blocks(module):
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    module.register_forward_pre_hook(_settle, prepend=True)
+
+
+def _settle(module: nn.Module, given: Any) -> None:
+    """What a layer writes to weights that were brought together is lost; here each process writes to its own part."""
+    if module.training:
+        for part in module.modules():
+            if (settle := getattr(part, "settle", None)) is not None:
+                settle()
+
+
+def blocks(network: nn.Module, listed: bool = False) -> list[nn.Module]:
+    """The modules listed in the outermost lists of a network, or in lists of those: its blocks, as a rule."""
+    found: list[nn.Module] = []
+    for child in network.children():
+        inner = isinstance(child, nn.ModuleList)
+        found += [child] if listed and not inner else blocks(child, inner)
+    return found
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, or what all parts together are, in the computer's memory; all processes ask at once."""
+    bring = getattr(tensor, "full_tensor", None)
+    return tensor if bring is None else bring().cpu()
+
+
+def like(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """A whole tensor on the device of `wanted`, and this process's part of it where that is divided."""
+    mesh = getattr(wanted, "device_mesh", None)
+    if mesh is None:
+        return tensor.to(wanted.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    placed = wanted.placements  # pyright: ignore[reportAttributeAccessIssue]
+    return distribute_tensor(tensor.to(wanted.device), mesh, placed, src_data_rank=None)
