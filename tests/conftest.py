@@ -15,11 +15,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Ray would let its workers wait for the other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 settings.register_profile("kintsugi", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("kintsugi")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core, four at most, and one for the local Ray, whose tests mostly wait for processes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores) + ("not ray" not in config.option.markexpr)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share what its fixtures made, and all of Ray's share one Ray: each of these stays together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.name))
 
 
 def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:
