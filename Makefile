@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # Processes share the tests (tests/conftest.py says how many, and what stays together).
-SHARED := -n auto --dist loadgroup
+SHARED := -n auto --dist loadgroup --no-loadscope-reorder
 # Two fifths of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
 DEMO ?= --set view_fit.images=44000 --set joint_fit.images=80000
 

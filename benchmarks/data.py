@@ -3,8 +3,7 @@
     python benchmarks/data.py --parts readers seek scale --repeats 5
     python benchmarks/data.py --parts first corruption ingest
 
-`readers` compares with what `pip install kintsugi[benchmark]` brings. All are interleaved in one run, and the first
-batch is timed by itself. On a busy machine only the ratios say something.
+`readers` compares with what `pip install kintsugi[benchmark]` brings, interleaved, the first batch by itself.
 """
 
 from __future__ import annotations
@@ -152,26 +151,32 @@ def rows_of(folder: Path, images: int) -> tuple[Store, Step]:
 
 def first(folder: Path, repeats: int, images: int) -> None:
     """From Ray being up to a worker's first batch of an ingested set."""
-    waits: dict[str, list[float]] = {"streamed": [], "in memory": []}
-    owns: dict[str, list[float]] = {"streamed": [], "in memory": []}
+    ways = {"rows, streamed": rows, "tensors, streamed": tensors, "tensors, in memory": partial(tensors, memory=4.0)}
+    seconds: dict[str, list[tuple[float, float]]] = {which: [] for which in ways}
     store, data = rows_of(folder, images)
     with cluster.connect() as capacity:
         run_graph(data, store, Clocked, capacity)
     for _ in range(repeats):
-        for which, memory in (("streamed", 0.0), ("in memory", 4.0)):
+        for which, way in ways.items():
             with cluster.connect():
                 start = time.perf_counter()
-                owns[which].append(cluster.call(Scale(), first_batch, store.url, data.address, memory))
-                waits[which].append(time.perf_counter() - start)
-    for which, seconds in waits.items():
-        print(
-            f"first batch in a worker, {which}, after Ray is up: {spread(seconds, 2)} s, of which the worker's process "
-            f"and its imports are not ours: opening and reading {spread(owns[which], 2)} s"
-        )
+                own = cluster.call(Scale(), way, store.url, data.address)
+                seconds[which].append((time.perf_counter() - start, own))
+    for which, pairs in seconds.items():
+        waits, owns = map(list, zip(*pairs))
+        print(f"first batch in a worker, {which}, after Ray is up: {spread(waits, 2)} s, reading {spread(owns, 2)} s")
 
 
-def first_batch(url: str, address: str, memory: float) -> float:
-    """Seconds from opening the store to a batch."""
+def rows(url: str, address: str) -> float:
+    """Seconds from opening the store to a batch of uint8 rows, which takes no torch."""
+    start = time.perf_counter()
+    data = Store(url).artifact(address)
+    next(Streamed(data.place, Manifest.open(data.file), (), 0).batches(BATCH, 0))
+    return time.perf_counter() - start
+
+
+def tensors(url: str, address: str, memory: float = 0.0) -> float:
+    """Seconds from opening the store to a batch of tensors, of what is streamed or fits into `memory` GiB."""
     start = time.perf_counter()
     next(opened(Store(url).artifact(address), memory).batches(BATCH, 0)).x()
     return time.perf_counter() - start

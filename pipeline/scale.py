@@ -29,7 +29,7 @@ class Scale:
         compile: compile the networks.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
-        shard: divide what training holds among the workers (FSDP2); slower.
+        shard: divide tensors among workers (FSDP2).
         most: the most processes of a step that trains.
         hang_after: seconds without a step until it starts again.
     """

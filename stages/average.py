@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pipeline.engine.cluster import call
+from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.averages import average
 from pipeline.learning.posthoc import Power
@@ -24,7 +24,7 @@ class Average(Stage):
         Power(self.sigma_rel)
 
     def run(self, at: Context) -> None:
-        for name, data in call(at.scale, _made, self, at.open(self.model)).items():
+        for name, data in cluster.call(at.scale, _made, self, at.open(self.model)).items():
             at.out.write(name, data)
         at.out.write("card.json", json.dumps({"sigma_rel": self.sigma_rel, "of": self.model.address}))
 

@@ -16,7 +16,7 @@ from pipeline.data.reader import InMemory
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates
 from pipeline.diffusion.compose import Base, Composed, Residual, View
-from pipeline.engine.cluster import call
+from pipeline.engine import cluster
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
@@ -74,7 +74,7 @@ class Combine(Stage):
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]
         held = at.open(self.held or self.clean)
-        files, found = call(at.scale, _combine, self, models, at.open(self.clean), held)
+        files, found = cluster.call(at.scale, _combine, self, models, at.open(self.clean), held)
         for name, data in files.items():
             at.out.write(name, data)
         at.out.write("calibration.json", json.dumps(found))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from pipeline.engine.cluster import call
+from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.metrics.denoising import DenoisingError
@@ -35,7 +35,7 @@ class Evaluate(Stage):
 
     def run(self, at: Context) -> None:
         made = None if self.samples is None else at.open(self.samples)
-        found = call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test), made)
+        found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test), made)
         at.out.write("metrics.json", json.dumps(found))
         at.tracker.metrics({k: v for k, v in found.items() if isinstance(v, float)}, at=0)
         at.tracker.card("metric_card.json", found["cards"])

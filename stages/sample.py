@@ -14,7 +14,7 @@ from pipeline.data.shards import write_shard
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guide import Autoguided, ClassifierFree
 from pipeline.diffusion.sample import Heun, Sampler, samples
-from pipeline.engine.cluster import call
+from pipeline.engine import cluster
 from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
@@ -72,7 +72,7 @@ class Sample(Stage):
                 f"{model.address} was told a label with every image: give labels and no guide of its own, or train it "
                 "with fit.unconditional above 0"
             )
-        made = call(at.scale, _sample, self, model, guide)
+        made = cluster.call(at.scale, _sample, self, model, guide)
         picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)

@@ -31,8 +31,7 @@ def models(kintsugi, monkeypatch):
     """The command with models in the store, of three, two and no classes; all is done in this process."""
     monkeypatch.setattr(track, "Tracking", _Quiet)
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
-    for module in ("sample", "evaluate"):
-        monkeypatch.setattr(f"stages.{module}.call", lambda scale, function, *given: function(*given))
+    monkeypatch.setattr(cluster, "call", lambda scale, function, *given: function(*given))
     two = kintsugi("run", "model", "--classes", "2", "--json").json["target"]
     none = kintsugi("run", "model", "--json").json["target"]
     assert kintsugi("run", "model", "--classes", "3").code == 0

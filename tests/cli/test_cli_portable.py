@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbones import mlp
 from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.engine import cluster
 from pipeline.learning.export import Made
 from pipeline.learning.weights import unpack
 from pipeline.store import Store
@@ -99,8 +100,7 @@ def test_a_folder_replaces_an_earlier_export_and_nothing_else(model, tmp_path, m
 
 
 def test_adopted_weights_are_a_model_like_any_other(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.sample.call", lambda scale, function, *items: function(*items))
-    monkeypatch.setattr("stages.evaluate.call", lambda scale, function, *items: function(*items))
+    monkeypatch.setattr(cluster, "call", lambda scale, function, *items: function(*items))
     said = model("adopt", "given/weights.safetensors", "--json")
     assert said.code == 0, said.err
     assert said.json["name"] == "adopted/weights"

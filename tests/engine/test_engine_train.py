@@ -47,9 +47,16 @@ def bare():
     return courses.weights(course.run())["weights.bin"]
 
 
-def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit(one_ray, place, bare):
-    at = place()
-    metrics = train(courses.plain, courses.weights, at, CADENCE)
+@pytest.fixture(scope="module")
+def one(one_ray, tmp_path_factory):
+    """What one worker was given, and the metrics it ended with."""
+    store = Store(str(tmp_path_factory.mktemp("one") / "store"))
+    at = Context(store.place / "out", store, Scale(), Seen())
+    return at, train(courses.plain, courses.weights, at, CADENCE)
+
+
+def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit(one, bare):
+    at, metrics = one
     assert at.out.read("weights.bin") == bare
     assert metrics["images"] == courses.FIT.images
     assert {"loss", "images_per_second", "input_wait_percent", "eta"} <= metrics.keys()
@@ -65,12 +72,11 @@ def test_a_killed_worker_changes_nothing_of_the_result(one_ray, place, bare, tmp
     assert at.out.read("weights.bin") == bare
 
 
-def test_a_run_that_is_over_comes_back_from_its_checkpoint(one_ray, place, bare):
-    at = place()
-    train(courses.plain, courses.weights, at, CADENCE)
-    again = place()
-    train(courses.poisoned, courses.weights, again, CADENCE)
-    assert again.out.read("weights.bin") == bare, "it trained again, or from the beginning"
+def test_a_run_that_is_over_comes_back_from_its_checkpoint(one, bare):
+    at, _ = one
+    at.out.remove("weights.bin")
+    train(courses.poisoned, courses.weights, at, CADENCE)
+    assert at.out.read("weights.bin") == bare, "it trained again, or from the beginning"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def test_what_a_person_interrupts_ends_with_a_checkpoint_from_which_it_goes_on(o
 
 
 def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, caplog):
-    at = place(Scale(workers=2, hang_after=15))
+    at = place(Scale(workers=2, hang_after=8))
     marker = tmp_path / "hung"
     train(partial(courses.hung, marker=str(marker)), courses.weights, at, CADENCE)
     assert marker.exists(), "it never hung"
@@ -150,10 +156,9 @@ def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, c
     assert "pipeline/learning/step.py" in waiting
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place, workers):
+def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place):
     """By all workers at the same step, or those without hooks would wait for the one that has them."""
-    at = place(Scale(workers=workers))
+    at = place(Scale(workers=2))
     with pytest.raises(ValueError, match="not finite"):
         train(courses.poisoned, courses.weights, at, CADENCE)
     assert "weights.bin" not in at.out.names()

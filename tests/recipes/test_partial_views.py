@@ -25,18 +25,14 @@ GOLDEN = {
     "report": "ed15b1432c4ea3e87d15",
 }
 
+TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
 SMALL = [
-    *("--clean", "24", "--per-view", "40", "--samples", "16"),
-    *("--set", "view_fit.images=256", "--set", "clean_fit.images=256", "--set", "residual_fit.images=256"),
+    *("--clean", "24", "--per-view", "40", "--samples", "16", "--rounds", "1"),
     *(
-        "--set",
-        "joint_fit.images=256",
-        "--set",
-        "joint_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}",
+        word
+        for model in ("view", "joint", "completed", "clean", "residual")
+        for word in ("--set", f"{model}_fit.images=256", "--set", f"{model}_backbone={TINY}")
     ),
-    *("--set", "view_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
-    *("--rounds", "1", "--set", "completed_fit.images=256"),
-    *("--set", "completed_backbone={is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
 ]
 
 
