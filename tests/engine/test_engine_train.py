@@ -49,27 +49,22 @@ def bare():
 
 @pytest.fixture(scope="module")
 def one(one_ray, tmp_path_factory):
-    """What one worker was given, and the metrics it ended with."""
-    store = Store(str(tmp_path_factory.mktemp("one") / "store"))
+    """What one worker was given that was killed on its way, and the metrics it ended with."""
+    marker = tmp_path_factory.mktemp("one") / "killed"
+    store = Store(str(marker.parent / "store"))
     at = Context(store.place / "out", store, Scale(), Seen())
-    return at, train(courses.plain, courses.weights, at, CADENCE)
+    metrics = train(partial(courses.killed, marker=str(marker)), courses.weights, at, CADENCE)
+    assert marker.exists(), "it was never killed"
+    return at, metrics
 
 
-def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit(one, bare):
+def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit_though_it_is_killed(one, bare):
     at, metrics = one
     assert at.out.read("weights.bin") == bare
     assert metrics["images"] == courses.FIT.images
     assert {"loss", "images_per_second", "input_wait_percent", "eta"} <= metrics.keys()
     assert at.tracker.at == sorted(at.tracker.at)
     assert at.tracker.at[-1] == courses.FIT.images
-
-
-def test_a_killed_worker_changes_nothing_of_the_result(one_ray, place, bare, tmp_path):
-    at = place()
-    marker = tmp_path / "killed"
-    train(partial(courses.killed, marker=str(marker)), courses.weights, at, CADENCE)
-    assert marker.exists(), "it was never killed"
-    assert at.out.read("weights.bin") == bare
 
 
 def test_a_run_that_is_over_comes_back_from_its_checkpoint(one, bare):

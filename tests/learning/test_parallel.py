@@ -9,39 +9,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_loop import Broken, batches, run, start
+
+from pipeline.learning.loop import Clock
 
 WORKER = """
 import sys
-sys.path[:0] = [sys.argv[4]]
+sys.path[:0] = [sys.argv[3]]
+from dataclasses import replace
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from test_loop import Broken, batches, run, start
-from pipeline.learning.loop import Clock
+from test_loop import batches, run, start
+from test_parallel import BROKEN, CLOCK
 
-rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 state = start()
-clock = Clock(96, 16, micro=8 // world, skips=1)
-run(state, clock, batches(16, rank=rank, world=world), objective=Broken(40, float("nan")),
+run(state, replace(CLOCK, micro=4), batches(16, rank=rank, world=2), objective=BROKEN,
     parallel=DistributedDataParallel(state.model))
-torch.save((state.tensors(), state.meta()), f"{folder}/{world}-{rank}.pt")
+torch.save((state.tensors(), state.meta()), f"{folder}/{rank}.pt")
 dist.barrier()
 """
+CLOCK, BROKEN = Clock(96, 16, micro=8, skips=1), Broken(40, float("nan"))
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    here = str(Path(__file__).parent)
-    for world in (1, 2):
-        command = [sys.executable, str(script)]
-        ranks = [
-            subprocess.Popen([*command, str(rank), str(world), str(tmp_path), here], env=environment())
-            for rank in range(world)
-        ]
-        assert [process.wait(timeout=120) for process in ranks] == [0] * world
-    (one, meta), (first, meta0), (second, meta1) = (torch.load(tmp_path / f"{n}.pt") for n in ("1-0", "2-0", "2-1"))
+    command = [sys.executable, str(script)]
+    words = [str(tmp_path), str(Path(__file__).parent)]
+    ranks = [subprocess.Popen([*command, str(rank), *words], env=environment()) for rank in range(2)]
+    state = start()
+    run(state, CLOCK, batches(16), objective=BROKEN)
+    one, meta = state.tensors(), state.meta()
+    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    (first, meta0), (second, meta1) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert meta == meta0 == meta1
     assert meta["skipped"] == 1
     for name in one:
