@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Processes share the tests, file by file, but one local Ray is enough for a machine.
-SHARED := -n auto --maxprocesses 4 --dist loadfile
+# Processes share the tests, file by file (tests/conftest.py says how many processes, and which file comes first).
+SHARED := -n auto --dist loadfile --no-loadscope-reorder
 # Two fifths of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
 DEMO ?= --set view_fit.images=44000 --set joint_fit.images=80000
 
@@ -13,8 +13,7 @@ demo: .venv
 	$(BIN)/kintsugi run partial_views $(DEMO) --json
 
 test: .venv
-	$(PYTEST) $(SHARED) -m "not ray"
-	$(PYTEST) -m ray
+	$(PYTEST) $(SHARED)
 
 check: .venv
 	$(BIN)/ruff check .

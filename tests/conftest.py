@@ -15,11 +15,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # its workers would wait for the other tests
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 settings.register_profile("kintsugi", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("kintsugi")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core, four at most, and one more for tests of Ray, which wait for what Ray starts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores) + ("not ray" not in config.option.markexpr)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that need Ray, which take longest, come first."""
+    first = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in first)
 
 
 def start(code: str, *arguments: str, **environment: str) -> subprocess.Popen:

@@ -9,8 +9,10 @@ import time
 import pytest
 import yaml
 
+from pipeline import graph
 from pipeline.config import ConfigError
 from stages.recipe import build, find, names, options_of, read_yaml, resolve
+from stages.recipes.partial_views import partial_views
 from stages.running import Common
 
 
@@ -152,9 +154,9 @@ def test_the_shipped_recipe_has_one_fingerprint_in_every_process(fresh):
         "from stages.recipe import build, find, options_of; from pipeline.graph import walk; "
         "f = find('partial_views'); print(*[step.address for step in walk(build(f, options_of(f)()))])"
     )
-    first, second = (fresh(code, PYTHONHASHSEED=seed).split() for seed in ("1", "2"))
-    assert first == second
-    assert len(first) > 10
+    here = [step.address for step in graph.walk(partial_views())]
+    assert fresh(code, PYTHONHASHSEED="1").split() == here
+    assert len(here) > 10
 
 
 def test_what_bears_no_identity_changes_no_address(kintsugi):

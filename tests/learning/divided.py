@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from worlds import BATCH, course
 
-from pipeline.backbones import adm, unet
+from pipeline.backbones import adm, mlp
 from pipeline.backbones.magnitude import Preserving
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.learning.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ from pipeline.learning.state import State
 from pipeline.learning.weighting import LevelWeight
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "head": 8, "embedding": 12}
-NETWORKS = {"unet": unet.Config(width=8, dropout=0.0), "preserving": adm.Config(**SMALL, style=Preserving())}
+NETWORKS = {"mlp": mlp.Config(width=32, blocks=2, dropout=0.0), "preserving": adm.Config(**SMALL, style=Preserving())}
 STEPS, HALF = 4, 2
 
 
@@ -95,7 +95,7 @@ def continued(name, rank, folder, together, alone):
 
 def rolled_back(rank, divided):
     """Where a run stands that met a bad batch on one rank only."""
-    run = begun("unet", rollbacks=1, anchor=BATCH)
+    run = begun("mlp", rollbacks=1, anchor=BATCH)
     if divided:
         run.state.divide()
     batches, world = run.batches, 2 if divided else 1
@@ -113,10 +113,10 @@ def rolled_back(rank, divided):
 def main():
     rank, folder = int(sys.argv[1]), sys.argv[2]
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    said = {}
+    said, runs = {}, {}
     for name in NETWORKS:
-        said[name], together, alone = compared(name, rank)
-    said["continued"] = continued(name, rank, folder, together, alone)
+        said[name], *runs[name] = compared(name, rank)
+    said["continued"] = continued("mlp", rank, folder, *runs["mlp"])
     (times, together), (_, alone) = rolled_back(rank, True), rolled_back(rank, False)
     said["rolled back"] = [times, apart(together, alone)]
     print(json.dumps(said))

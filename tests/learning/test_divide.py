@@ -16,7 +16,7 @@ from pipeline.learning.divide import blocks
 from pipeline.learning.state import State
 from pipeline.scale import Scale
 
-NETWORKS = ["unet", "preserving"]
+NETWORKS = ["mlp", "preserving"]
 
 
 @pytest.fixture(scope="module")
