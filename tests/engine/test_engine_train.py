@@ -137,7 +137,7 @@ def test_what_a_person_interrupts_ends_with_a_checkpoint_from_which_it_goes_on(o
 
 
 def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, caplog):
-    at = place(Scale(workers=2, hang_after=5))
+    at = place(Scale(workers=2, hang_after=8))
     marker = tmp_path / "hung"
     train(partial(courses.hung, marker=str(marker)), courses.weights, at, CADENCE)
     assert marker.exists(), "it never hung"
