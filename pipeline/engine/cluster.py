@@ -42,6 +42,7 @@ LOCAL = {
 }
 STORE_BYTES = 1 << 30
 PATIENCE = 15.0  # seconds in which workers may write a checkpoint when a person ends the run
+STARTED = threading.Event()  # whether the cluster is one that `connect` started and will end
 TRAINING: dict[str, threading.Event] = {}  # the topics of what is being trained; set when it is to end
 log = logging.getLogger("kintsugi")
 
@@ -89,6 +90,8 @@ def connect() -> Iterator[tuple[float, float]]:
         ray.init(**options)
     except ConnectionError as error:
         raise ValueError(f"no Ray cluster answers at {address}: start it, or unset RAY_ADDRESS to run here") from error
+    if options.get("address") == "local":
+        STARTED.set()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # Ray's own handler, set just now, would abort with a dump
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -100,6 +103,7 @@ def connect() -> Iterator[tuple[float, float]]:
             yield capacity()
     finally:
         board.cache_clear()
+        STARTED.clear()
         ray.shutdown()
 
 

@@ -29,14 +29,14 @@ ANSWER = 10.0  # seconds in which a worker must say where it is
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's, without two of its five processes, each of which takes seconds of a core to start.
+    """Ray Train's, without those of its five processes that are idle: each takes seconds of a core to start.
 
-    One hands out Ray Data sets, which no worker of ours reads; the other frees what a lost controller held in a run
-    that goes on, and a run of ours ends with any step that fails.
+    One hands out Ray Data sets, which no worker of ours reads. Another frees what a lost controller held, which a
+    cluster that ends with this run does by ending.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
+        idle = (DatasetsCallback, *((PlacementGroupCleanerCallback,) if cluster.STARTED.is_set() else ()))
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
 

@@ -158,7 +158,10 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             return {"refused": str(error)}
 
         def keep(state: State) -> None:
-            saving.save(state) if rank == 0 else state.tensors()
+            if rank == 0:
+                saving.save(state)
+            else:
+                state.tensors()  # this process's part of what rank 0 brings together
 
         def write(name: str, data: bytes) -> None:
             if rank == 0:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 def divide(module: nn.Module) -> None:
     """Cut the parameters of a module, in place, among all processes of the default group, on the device where they are.
 
-    Its blocks (see speed.py) are brought together one by one when it is called, what is outside of them all the while.
+    Its blocks are brought together one by one when it is called, what is outside of them all the while.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -46,18 +46,25 @@ def blocks(network: nn.Module, listed: bool = False) -> list[nn.Module]:
     return found
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or what all parts together are, in the computer's memory; all processes ask at once."""
-    bring = getattr(tensor, "full_tensor", None)
-    return tensor if bring is None else bring().cpu()
+def is_divided(tensor: Any) -> bool:
+    """Whether this process holds only a part of it (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
 
 
-def like(tensor: Tensor, wanted: Tensor) -> Tensor:
+def brought_together(tensor: Any) -> Tensor:
+    """The tensor itself, or what all parts together are, on its device; all processes ask at once."""
+    return tensor.full_tensor() if is_divided(tensor) else tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """The same, but what was divided goes to the computer's memory, as a device may not have room for all of it."""
+    return brought_together(tensor).cpu() if is_divided(tensor) else tensor
+
+
+def like(tensor: Tensor, wanted: Any) -> Tensor:
     """A whole tensor on the device of `wanted`, and this process's part of it where that is divided."""
-    mesh = getattr(wanted, "device_mesh", None)
-    if mesh is None:
+    if not is_divided(wanted):
         return tensor.to(wanted.device)
     from torch.distributed.tensor import distribute_tensor
 
-    placed = wanted.placements  # pyright: ignore[reportAttributeAccessIssue]
-    return distribute_tensor(tensor.to(wanted.device), mesh, placed, src_data_rank=None)
+    return distribute_tensor(tensor.to(wanted.device), wanted.device_mesh, wanted.placements, src_data_rank=None)

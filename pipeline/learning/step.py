@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
+from pipeline.learning.divide import brought_together, is_divided
 from pipeline.learning.ema import Pair, holders
 from pipeline.learning.guard import Guard
 from pipeline.learning.speed import Compiled
@@ -35,8 +36,8 @@ class Step:
     def __post_init__(self) -> None:
         state = self.state
         self.weights = [p for group in state.optimiser.param_groups for p in group["params"]]
-        divided = [hasattr(p, "full_tensor") for p in self.weights]
-        self.kinds = [[p for p, d in zip(self.weights, divided) if d == which] for which in sorted(set(divided))]
+        kinds = ([p for p in self.weights if is_divided(p) == divided] for divided in (False, True))
+        self.kinds = [kind for kind in kinds if kind]  # no operation takes both
         self.buffers = holders(state.model)
         self.averages = [(rule, Pair(average, state.model)) for rule, average in state.averages]
 
@@ -114,7 +115,7 @@ class Step:
     def _clip(self, most: float) -> Tensor:
         """The norm of all gradients, before they are scaled to `most` at most."""
         norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in self.kinds]
-        norms = [getattr(norm, "full_tensor", lambda norm=norm: norm)() for norm in norms]
+        norms = [brought_together(norm) for norm in norms]
         norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         for kind in self.kinds:
             nn.utils.clip_grads_with_norm_(kind, most, norm)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_parallel import environment
+from processes import together
 from torch import nn
 
 from pipeline.learning.divide import blocks
@@ -23,13 +21,7 @@ NETWORKS = ["mlp", "preserving"]
 def two(tmp_path_factory):
     """What each of two processes said."""
     folder = tmp_path_factory.mktemp("divided")
-    command = [sys.executable, str(Path(__file__).parent / "divided.py")]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment(), stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * 2
+    said = together(2, Path(__file__).with_name("divided.py"), folder)
     return [json.loads(text) for text in said]
 
 

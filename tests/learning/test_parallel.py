@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from processes import together
 from test_loop import Broken, batches, run, start
 
 from pipeline.learning.loop import Clock
 
 WORKER = """
 import sys
-sys.path[:0] = [sys.argv[3]]
 from dataclasses import replace
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
@@ -37,21 +32,13 @@ CLOCK, BROKEN = Clock(96, 16, micro=8, skips=1), Broken(40, float("nan"))
 def test_two_processes_are_one(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    command = [sys.executable, str(script)]
-    words = [str(tmp_path), str(Path(__file__).parent)]
-    ranks = [subprocess.Popen([*command, str(rank), *words], env=environment()) for rank in range(2)]
+    together(2, script, tmp_path)
     state = start()
     run(state, CLOCK, batches(16), objective=BROKEN)
     one, meta = state.tensors(), state.meta()
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     (first, meta0), (second, meta1) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert meta == meta0 == meta1
     assert meta["skipped"] == 1
     for name in one:
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], one[name], atol=1e-4, rtol=1e-3)
-
-
-def environment():
-    root = str(Path(__file__).parents[2])
-    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
+from processes import together
 from test_loop import Broken
-from test_parallel import environment
 from tiny_backbone import batches, build, same
 
 from pipeline.diffusion.levels import Stratified
@@ -196,13 +193,12 @@ def test_what_makes_no_sense_is_refused():
 
 WORKER = """
 import sys
-sys.path[:0] = [sys.argv[4]]
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from test_rollback import BAD, BATCH, course
 from pipeline.learning.loop import Every
 
-rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rank, world, folder = int(sys.argv[1]), 2, sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
 for kind, objective in enumerate(BAD):
     made = course(objective=objective, dropout=0.0, weight=False, micro=4)
@@ -217,14 +213,7 @@ dist.barrier()
 def test_two_processes_go_back_together_though_one_alone_saw_why(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    words = ["2", str(tmp_path), str(Path(__file__).parent)]
-    command = [sys.executable, str(script)]
-    ranks = [subprocess.Popen([*command, str(rank), *words], env=environment()) for rank in range(2)]
-    try:
-        assert [process.wait(timeout=120) for process in ranks] == [0, 0]
-    finally:
-        for process in ranks:
-            process.kill()
+    together(2, script, tmp_path)
     for kind, objective in enumerate(BAD):
         one = course(objective=objective, dropout=0.0, weight=False, micro=8).run()
         (first, meta), (second, other) = (torch.load(tmp_path / f"{kind}-{rank}.pt") for rank in range(2))

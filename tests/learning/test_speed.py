@@ -11,9 +11,11 @@ import torch
 from tiny_backbone import batches, build, same
 from torch import nn
 
-from pipeline.backbones import unet
+from pipeline.backbones import adm, unet
+from pipeline.backbones.magnitude import Preserving
+from pipeline.backbones.normed import Normed
 from pipeline.diffusion.levels import LogNormal
-from pipeline.diffusion.precond import Preconditioned
+from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.keys import Key
 from pipeline.learning import speed as speeds
 from pipeline.learning.checkpoint import Checkpoints
@@ -79,6 +81,27 @@ def test_checkpointing_keeps_less_and_computes_blocks_twice():
         run(state, 1, speed=Speed(checkpointing=on))
         counts.append(len(calls))
     assert counts == [2, 4]
+
+
+@pytest.mark.parametrize("style", [Normed(), Preserving()], ids=["normed", "preserving"])
+def test_checkpointing_computes_blocks_in_lists_of_lists_twice_and_changes_no_gradient(style):
+    torch.manual_seed(0)
+    small = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "embedding": 16}
+    network = Preconditioned.Config((1, 4, 4), adm.Config(**small, style=style), EDM(0.5)).build()
+    for parameter in network.parameters():  # those that start at zero would hide the blocks behind them
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    state, calls, gradients = State.create(network), [], []
+    network.net.down[1][0].conv1.register_forward_hook(lambda *given: calls.append(1))
+    x, sigma = torch.randn(3, 1, 4, 4), torch.tensor([0.1, 1.0, 4.0])
+    for on in (False, True):
+        network.zero_grad()
+        with Speed(checkpointing=on).applied(state) as model:
+            model.train()(x, sigma).square().sum().backward()
+        gradients.append([p.grad.clone() for p in network.parameters()])
+        calls.append(0)
+    assert calls == [1, 0, 1, 1, 0]
+    assert all(bool(gradient.any()) for gradient in gradients[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 
 
 def test_in_bf16_the_network_alone_is_rounded():

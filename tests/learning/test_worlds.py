@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_parallel import environment
+from processes import together
 from worlds import BATCH, STEPS
 
 pytestmark = pytest.mark.slow
@@ -19,13 +17,7 @@ pytestmark = pytest.mark.slow
 def four(tmp_path_factory):
     """What each of four processes said."""
     folder = tmp_path_factory.mktemp("worlds")
-    command = [sys.executable, str(Path(__file__).parent / "worlds.py")]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment(), stdout=subprocess.PIPE, text=True)
-        for rank in range(4)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * 4
+    said = together(4, Path(__file__).with_name("worlds.py"), folder)
     return [json.loads(text) for text in said]
 
 
