@@ -101,7 +101,7 @@ def fit(
     source = ahead((_checked(batch, clock) for batch in batches), device)
     with speed.applied(state, parallel) as model:
         model.train()
-        step = Step(state, model, objective, levels, clock.micro, alone=parallel is None)
+        step = Step(state, model, objective, levels, clock.micro, parallel is None, speed.compile)
         while not over(state, clock):
             batch = next(source, None)
             if batch is None:

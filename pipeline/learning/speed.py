@@ -1,4 +1,7 @@
-"""How fast the loop runs and in how much memory; apart from `bf16`, not what it learns beyond the order of sums."""
+"""How fast the loop runs and in how much memory, not what it learns beyond the order of sums.
+
+But for `bf16`, which rounds, and `compile`, with which dropout draws other numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ class Speed:
     Args:
         bf16: the network alone computes in bfloat16; what surrounds it, weights and averages stay in float32.
         channels_last: weights of 2-D convolutions lie channels last, which tensor cores prefer.
-        compile: the network is compiled, forward and backward; where that fails it runs as it is, with a warning.
+        compile: the loss is compiled whole, from the noisy image to the gradient; where that fails it runs as it is,
+            with a warning. What follows (clipping, AdamW, averages) are fused kernels over all weights anyway.
         checkpointing: the activations of each block are computed again in the backward pass instead of kept.
         deterministic: only algorithms that give the same bits every time; slower on a GPU.
     """
@@ -50,29 +54,24 @@ class Speed:
                     stack.enter_context(_replaced(block, _recomputed))
             if self.bf16:
                 stack.enter_context(_replaced(network, _halved))
-            yield Compiled(parallel or state.model) if self.compile else parallel or state.model
+            yield parallel or state.model
 
 
-class Compiled(nn.Module):
-    """A module compiled for the shapes it meets, until compiling fails: from then on the module itself."""
+class Compiled:
+    """A function compiled for the shapes it meets, until compiling fails: from then on the function itself."""
 
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module, self.call = module, torch.compile(module, dynamic=False)
+    def __init__(self, function: Callable):
+        self.function, self.call = function, torch.compile(function, dynamic=False)
 
-    def forward(self, *given: Any) -> Any:
-        """The module's output."""
+    def __call__(self, *given: Any) -> Any:
+        """What the function returns."""
         return self.call(*given)
-
-    def no_sync(self) -> Any:
-        """That of the module, which has one if it stands for many processes."""
-        return getattr(self.module, "no_sync", ExitStack)()
 
     def give_up(self, error: Exception) -> None:
         """Go on without compiling."""
         reason = " ".join(str(error).split())[:300]
         warnings.warn(f"compiling failed and training goes on without ({reason}): leave compile off.", stacklevel=2)
-        self.call = self.module
+        self.call = self.function
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

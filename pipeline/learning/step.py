@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,17 @@ from pipeline.learning.ema import Pair, holders
 from pipeline.learning.guard import Guard
 from pipeline.learning.speed import Compiled
 from pipeline.learning.state import State
-from pipeline.objectives.objective import Batch, Objective
+from pipeline.objectives.objective import Batch, Draws, Objective
 
 Means = dict[str, Tensor]
 
 
 @dataclass
 class Step:
-    """What a step needs besides its batch; `alone` says that no other process waits for this one's gradients."""
+    """What a step needs besides its batch.
+
+    `alone` says that no other process waits for this one's gradients, `compile` that the loss is compiled whole.
+    """
 
     state: State
     model: nn.Module
@@ -32,9 +35,11 @@ class Step:
     levels: Levels
     micro: int | None
     alone: bool
+    compile: bool = False
 
     def __post_init__(self) -> None:
         state = self.state
+        self.loss = Compiled(self._loss) if self.compile else self._loss
         self.weights = [p for group in state.optimiser.param_groups for p in group["params"]]
         kinds = ([p for p in self.weights if is_divided(p) == divided] for divided in (False, True))
         self.kinds = [kind for kind in kinds if kind]  # no operation takes both
@@ -75,9 +80,9 @@ class Step:
                 state.micro = -(-rows // 2)
                 warnings.warn(f"{rows} rows do not fit into memory: taking {state.micro} at a time.", stacklevel=2)
             except Exception as error:
-                if not isinstance(self.model, Compiled) or not _of_compiler(error):
+                if not isinstance(self.loss, Compiled) or not _of_compiler(error):
                     raise
-                self.model.give_up(error)
+                self.loss.give_up(error)
             # Not in the handlers above, whose tracebacks hold on to what the step had allocated.
             state.optimiser.zero_grad(set_to_none=True)
             self._restore(buffers, torch.zeros((), dtype=torch.bool, device=batch.x.device))
@@ -94,15 +99,26 @@ class Step:
             _seed(part.x.device, key.fold("dropout", part.offset).integer())
             later = i + 1 < len(parts)  # gradients travel between processes once a step
             with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
-                loss = self.objective(self.model, part, sigma, key)
-                each = loss.each if state.weight is None else state.weight.weigh(loss.each, sigma)
-                total = each.sum() / len(batch)
-                # A bad loss poisons the gradient, which processes share: all of them see it and decide alike.
-                (total * torch.where(total.detach().isfinite(), 1.0, math.nan)).backward()
-            losses.append(each.detach())
-            for name, value in ({"loss": loss.each.mean()} | loss.scalars).items():
-                means[name] = means.get(name, 0) + value.detach() * (len(part) / len(batch))
+                # Without its place, which would be compiled in: pieces of a step are compiled once.
+                given = replace(part, offset=0, total=None), sigma, self.objective.draw(part, key)
+                total, each, scalars = self.loss(*given)
+                (total * (len(part) / len(batch))).backward()
+            losses.append(each)
+            for name, value in scalars.items():
+                means[name] = means.get(name, 0) + value * (len(part) / len(batch))
         return torch.cat(losses), means
+
+    def _loss(self, part: Batch, sigma: Tensor, drawn: Draws) -> tuple[Tensor, Tensor, Means]:
+        """The mean loss of a piece, to be minimised, and without gradients each row's (B,) and what is worth logging.
+
+        A bad loss poisons the gradient, which processes share: all of them see it and decide alike.
+        """
+        loss = self.objective.loss(self.model, part, sigma, drawn)
+        each = loss.each if self.state.weight is None else self.state.weight.weigh(loss.each, sigma)
+        total = each.mean()
+        scalars = {"loss": loss.each.mean()} | loss.scalars
+        poison = torch.where(total.detach().isfinite(), 1.0, math.nan)
+        return total * poison, each.detach(), {name: value.detach() for name, value in scalars.items()}
 
     def _mean_over_processes(self) -> None:
         """Average the gradients of what the wrapped model does not hold; a bad one stays bad and reaches all."""

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser, expand
 from pipeline.diffusion.precond import EDM, Precond
-from pipeline.keys import Key
-from pipeline.objectives.objective import Batch, Loss, Objective
+from pipeline.objectives.objective import Batch, Draws, Loss, Objective
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Denoising(Objective):
 
     precond: Precond = EDM()
 
-    def __call__(self, D: Denoiser, batch: Batch, sigma: Tensor, key: Key) -> Loss:
+    def loss(self, D: Denoiser, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); the scalar `mse` is the unweighted one."""
         x0 = batch.x
-        x = x0 + expand(sigma, x0) * batch.normal(key.fold("noise"))
+        x = x0 + expand(sigma, x0) * drawn["noise"]
         mse = ((D(x, sigma, batch.cond) - x0) ** 2).flatten(1).mean(1)
         return Loss(self.precond.weight(sigma) * mse, {"mse": mse.detach().mean()})

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.joint import Joint
-from pipeline.keys import Key
-from pipeline.objectives.objective import Batch, Loss, Objective
+from pipeline.objectives.objective import Batch, Draws, Loss, Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class JointDenoising(Objective):
     joint: Joint
     kinds: Tensor
 
-    def __call__(self, D: nn.Module, batch: Batch, sigma: Tensor, key: Key) -> Loss:
+    def loss(self, D: nn.Module, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); `mse` is the unweighted one and `mse_whole` that of the whole images' rows.
 
         Raises ValueError when the batch does not name its examples.
@@ -31,8 +30,7 @@ class JointDenoising(Objective):
         if batch.index is None:
             raise ValueError("joint denoising needs batches with an index, by which each row's kind is known")
         kind = self.kinds.to(batch.x.device)[batch.index]
-        noise = batch.normal(key.fold("noise"))
-        u = self.joint.seen(batch.x + expand(sigma, batch.x) * noise, kind)
+        u = self.joint.seen(batch.x + expand(sigma, batch.x) * drawn["noise"], kind)
         error = ((D(u, sigma, batch.cond, kind) - batch.x) ** 2).flatten(1).sum(1)
         mse = error / self.joint.sizes(kind)
         whole = (kind == len(self.joint.config.views)).to(mse)

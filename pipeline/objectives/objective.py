@@ -17,6 +17,8 @@ from torch import Tensor
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.keys import Key
 
+Draws = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -95,6 +97,14 @@ class Loss:
 class Objective(ABC):
     """A frozen dataclass of hyper-parameters; minimised by the true posterior mean E[x₀ | x]."""
 
-    @abstractmethod
     def __call__(self, D: Denoiser, batch: Batch, sigma: Tensor, key: Key) -> Loss:
-        """The loss of D on a batch at σ (B,); `key` is this step's, so fold a purpose into it for each draw."""
+        """The loss of D on a batch at σ (B,); `key` is this step's."""
+        return self.loss(D, batch, sigma, self.draw(batch, key))
+
+    def draw(self, batch: Batch, key: Key) -> Draws:
+        """All that is random in the loss, by name: here white noise shaped as x; fold a purpose for each draw."""
+        return {"noise": batch.normal(key.fold("noise"))}
+
+    @abstractmethod
+    def loss(self, D: Denoiser, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
+        """The loss of D on a batch at σ (B,): tensors in, tensors out, so that it can be compiled."""

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from pipeline.diffusion.compose import Base, Residual
 from pipeline.diffusion.denoiser import expand
-from pipeline.keys import Key
-from pipeline.objectives.objective import Batch, Loss, Objective
+from pipeline.objectives.objective import Batch, Draws, Loss, Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +24,10 @@ class ResidualDenoising(Objective):
     base: Base
     output_l2: float = 0.0
 
-    def __call__(self, F: Residual, batch: Batch, sigma: Tensor, key: Key) -> Loss:
+    def loss(self, F: Residual, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); `kept` is the share of the base's error that remains."""
         x0 = batch.x
-        x = x0 + expand(sigma, x0) * batch.normal(key.fold("noise"))
+        x = x0 + expand(sigma, x0) * drawn["noise"]
         with torch.no_grad():
             seen = self.base.see(x, sigma, batch.cond)
             unit = self.base.config.bins.read(self.base.scale, sigma)

@@ -166,8 +166,8 @@ class Broken(Objective):
     value: float
     gradient: bool = False
 
-    def __call__(self, D, batch, sigma, key):
-        loss = Denoising()(D, batch, sigma, key)
+    def loss(self, D, batch, sigma, drawn):
+        loss = Denoising().loss(D, batch, sigma, drawn)
         hit = batch.index == self.example
         if self.gradient:
             each = loss.each.clone()
@@ -210,17 +210,17 @@ def test_skips_pass_over_so_many_bad_steps_and_no_more(objective):
         run(start(), Clock(80, 16, skips=1), again, objective=objective)
 
 
-def test_every_step_has_levels_noise_and_key_of_its_own():
+def test_every_step_has_levels_and_noise_of_its_own():
     seen = []
 
     @dataclass(frozen=True)
-    class Watch(Objective):
-        def __call__(self, D, batch, sigma, key):
-            seen.append((tuple(sigma.tolist()), tuple(batch.normal(key).flatten().tolist()), key))
-            return Denoising()(D, batch, sigma, key)
+    class Watch(Denoising):
+        def loss(self, D, batch, sigma, drawn):
+            seen.append((tuple(sigma.tolist()), tuple(drawn["noise"].flatten().tolist())))
+            return super().loss(D, batch, sigma, drawn)
 
     run(start(), Clock(64, 16), objective=Watch())
-    assert [len(set(column)) for column in zip(*seen)] == [4, 4, 4]
+    assert [len(set(column)) for column in zip(*seen)] == [4, 4]
 
 
 def test_misuse_is_told():

@@ -108,10 +108,10 @@ def test_so_often_and_no_more(objective):
     class Always(Broken):
         """From step 7 on, wherever the images come from."""
 
-        def __call__(self, D, batch, sigma, key):
+        def loss(self, D, batch, sigma, drawn):
             held = batch.index.clone()
             batch.index[:] = torch.where(batch.index >= 7 * BATCH, self.example, batch.index)
-            loss = super().__call__(D, batch, sigma, key)
+            loss = super().loss(D, batch, sigma, drawn)
             batch.index[:] = held
             return loss
 

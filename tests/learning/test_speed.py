@@ -24,6 +24,7 @@ from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.speed import Speed, blocks
 from pipeline.learning.state import State
 from pipeline.learning.step import _seed
+from pipeline.learning.weighting import LevelWeight
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 
@@ -172,6 +173,32 @@ def test_one_row_that_does_not_fit_is_an_error_and_so_is_any_in_a_group():
     state = State.create(Tight(8))
     with pytest.raises(torch.OutOfMemoryError, match=r"16 rows do not fit: set scale.micro below 16"):
         run(state, clock=Clock(32, 16), source=batches(16), parallel=state.model)
+
+
+def preserving():
+    torch.manual_seed(0)
+    small = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (), "embedding": 16}
+    config = Preconditioned.Config((1, 8, 8), adm.Config(**small, style=Preserving(), dropout=0.3))
+    return State.create(config.build(), posthoc=PostHoc(), weight=LevelWeight())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: picture(0.3), preserving], ids=["unet", "preserving"])
+def test_a_compiled_loss_is_one_graph_for_all_pieces_of_all_steps(monkeypatch, make):
+    """Nothing of it is left to Python, and neither a step's key nor a piece's place is compiled in."""
+    graphs, compiler = [], torch.compile
+
+    def backend(graph, given):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(speeds.torch, "compile", lambda f, **more: compiler(f, backend=backend, fullgraph=True, **more))
+    torch.compiler.reset()
+    clock = Clock(64, 16, micro=4)
+    fast = run(make(), clock=clock, speed=Speed(compile=True))
+    assert len(graphs) == 1
+    for a, b in zip(fast.tensors().values(), run(make(), clock=clock).tensors().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 @dataclass

@@ -22,8 +22,8 @@ from pipeline.objectives.objective import Loss, Objective
 class Known(Objective):
     """A loss of known mean at each level, which the network has no part in, with noise of its own."""
 
-    def __call__(self, D, batch, sigma, key):
-        noise = 0.5 + batch.normal(key.fold("noise"))[:, 0].abs() * (2 / torch.pi) ** -0.5 / 2
+    def loss(self, D, batch, sigma, drawn):
+        noise = 0.5 + drawn["noise"][:, 0].abs() * (2 / torch.pi) ** -0.5 / 2
         return Loss(self.at(sigma) * noise + 0 * D(batch.x, sigma).flatten(1).sum(1))
 
     @staticmethod
