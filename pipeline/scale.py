@@ -26,7 +26,7 @@ class Scale:
         gpus: devices of each.
         micro: images that a device takes at once.
         channels_last: weights lie channels last.
-        compile: compile the loss of a step whole, with its network.
+        compile: compile networks and losses.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
         shard: divide tensors among workers (FSDP2).
