@@ -17,7 +17,6 @@ from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.compose import Base, Residual
 from pipeline.diffusion.denoiser import expand
 from pipeline.keys import Key
-from pipeline.physics.solve import conjugate_gradients
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ def fill(base: Base, x0: Tensor) -> dict[str, float]:
     """
     base.mean.copy_(x0.mean(0))
     centred = x0 - base.mean
-    unseen = ((centred - _seen(base, centred)) ** 2).mean()
+    unseen = ((centred - base.normal.project(centred)) ** 2).mean()
     basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, *x0.shape[1:])
-    blind = sum(float((part * (part - _seen(base, part))).sum()) for part in basis.split(256))
+    blind = sum(float((part * (part - base.normal.project(part))).sum()) for part in basis.split(256))
     # The variance of each direction that no view sees, not its mean over all of them.
     base.null.copy_((unseen * x0[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
     return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
@@ -87,12 +86,6 @@ def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
     base.scale.copy_(residual_scale(base, x0, ids, key.fold("scale"), draws))
 
 
-def _seen(base: Base, u: Tensor) -> Tensor:
-    """The part of u (B, *) that the views together see: the projection on the range of Σ A_kᵀA_k."""
-    ones = [torch.ones((), dtype=u.dtype, device=u.device)] * len(base.maps)
-    return conjugate_gradients(lambda x: base.gram(x, ones), base.gram(u, ones), tol=1e-6)
-
-
 def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> Tensor:
     """The a (K, bins) that makes Σ a_k lift_k nearest to x₀ − D_ls in each bin, by ridge regression.
 
@@ -103,7 +96,7 @@ def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> 
     def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         shown = base.shown(x, sigma)
         mean = base.combine(x, sigma, shown)
-        lifts = torch.stack([lift.flatten(1) for lift in base.lifts(mean, shown)])
+        lifts = torch.stack([lift.flatten(1) for lift in base.lifts(mean, sigma, shown)])
         grams = torch.einsum("kbn,lbn->klb", lifts, lifts).flatten(0, 1)
         left = (clean - mean).flatten(1)
         return [*grams, *torch.einsum("kbn,bn->kb", lifts, left), (left**2).sum(1)]

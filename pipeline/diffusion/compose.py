@@ -1,16 +1,12 @@
 """Views and a residual, composed into one denoiser.
 
 A view sees v = A x. Where A Aᵀ = I, A(x₀ + σz) = A x₀ + σz' with z' white, so an ordinary denoiser D_k of the view is
-used at the same σ, and D_k lifts to x-space as x + Aᵀ(D_k(Ax) − Ax). Overlapping views are combined by
-precision-weighted least squares,
-
-    D_base = D₀ + (Σ w_k A_kᵀA_k)⁺ Σ w_k A_kᵀ (D_k(A_k x) − A_k D₀),     w_k(σ) = 1 / mse_k(σ),
-
-with mse_k measured on full images that no view model was trained on. A view counted twice changes nothing (its copies
-share one weight's worth of say), which a sum of lifted scores would get wrong. D₀ = μ + c(σ)(x − μ), c = v/(v + σ²),
-fills what no view sees; v is the variance there. Least squares takes the errors of a view's pixels to be independent;
-they are not (a crop is wrong about a whole block at once), so one scalar a view and noise bin, fitted on the full
-images, corrects the sum along each view: D_base + Σ a_k(σ) A_kᵀ (D_k(A_k x) − A_k D_base).
+used at the same σ, and D_k lifts to x-space as x + Aᵀ(D_k(Ax) − Ax). Several are combined as combine.py has it, by
+precision-weighted least squares as a rule, with each view's error measured on full images that its model was not
+trained on. D₀ = μ + c(σ)(x − μ), c = v/(v + σ²), fills what no view sees; v is the variance there. Least squares takes
+the errors of a view's pixels to be independent; they are not (a crop is wrong about a whole block at once), so one
+scalar a view and noise bin, fitted on the full images, corrects it along each view:
+D_base + Σ a_k(σ) A_kᵀ (D_k(A_k x) − A_k D_base).
 
 A residual network F, trained on the few full images, corrects what is left:
 
@@ -24,9 +20,7 @@ documentation of the method.)
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,19 +29,25 @@ from torch import Tensor, nn
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.combine import Mode, Normal, counting, resolve, total
 from pipeline.diffusion.denoiser import Network, Trained, expand
 from pipeline.physics.linear import LinearMap
-from pipeline.physics.solve import conjugate_gradients
 
 
 @dataclass(frozen=True)
 class View:
-    """An operator with A Aᵀ = I and the denoiser of what it shows."""
+    """An operator with A Aᵀ = I and the denoiser of what it shows, which knows nothing below σ = `least`.
+
+    A model that learned from rows of noise `least` is no judge of a cleaner image.
+    """
 
     map: LinearMap
     model: Trained
+    least: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.least < math.inf:
+            raise ValueError(f"least is {self.least}: give the σ from which on the view's model is valid, from 0")
         if not self.map.orthonormal:
             raise ValueError(f"{type(self.map).__name__} is no view: A Aᵀ must be I, so that noise stays white")
         if tuple(self.map.out_shape) != tuple(self.model.shape):
@@ -66,11 +66,12 @@ class Base(Network):
 
     @dataclass(frozen=True)
     class Config(Trained):
-        """Views of images of `shape` (C, *), and the bins in which they are calibrated."""
+        """Views of images of `shape` (C, *), the bins in which they are calibrated, and how they are combined."""
 
         shape: tuple[int, ...]
         views: tuple[View, ...]
         bins: Bins = Bins()
+        mode: Mode = Mode.AUTO
 
         def __post_init__(self) -> None:
             if not self.views:
@@ -94,6 +95,8 @@ class Base(Network):
         super().__init__()
         self.config = config
         self.maps = [view.map for view in config.views]
+        self.mode, self.normal = resolve(config.mode, self.maps), Normal(self.maps)
+        self.counts = (counting(self.maps) if self.mode is Mode.BETHE else None) or [1] * len(self.maps)
         self.models = nn.ModuleList(view.model.build() for view in config.views)
         self.register_buffer("mean", torch.zeros(config.shape))
         self.register_buffer("null", torch.ones(()))
@@ -110,28 +113,36 @@ class Base(Network):
         shown = self.shown(x, sigma, cond)
         mean = self.combine(x, sigma, shown)
         gains = self.config.bins.read(self.stack, sigma)
-        mean = mean + _sum(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, shown), strict=True))
-        return Evidence(mean, torch.cat(self.lifts(mean, shown), 1))
+        mean = mean + total(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, sigma, shown), strict=True))
+        return Evidence(mean, torch.cat(self.lifts(mean, sigma, shown), 1))
 
     def shown(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> list[Tensor]:
         """Each view's own estimate D_k(A_k x) (B, *out_k)."""
         return [D(A(x), sigma, cond) for A, D in zip(self.maps, self.models, strict=True)]
 
-    def lifts(self, mean: Tensor, shown: list[Tensor]) -> list[Tensor]:
-        """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view."""
-        return [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
+    def lifts(self, mean: Tensor, sigma: Tensor, shown: list[Tensor]) -> list[Tensor]:
+        """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view, and 0 where its model is not valid."""
+        lifts = [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
+        return [expand(valid, mean) * lift for valid, lift in zip(self.valid(sigma), lifts, strict=True)]
+
+    def valid(self, sigma: Tensor) -> list[Tensor]:
+        """Whether each view's model knows anything at σ (B,): 0 or 1, (B,) each."""
+        return [(sigma >= view.least).to(sigma) for view in self.config.views]
 
     def combine(self, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> Tensor:
-        """The weighted least-squares combination (B, *) of the views' own estimates, each (B, *out_k)."""
+        """The combination (B, *) of the views' own estimates, each (B, *out_k), before it is stacked."""
         fallback = self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
-        weights = 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12)
-        weights = [expand(w, x) for w in weights / weights.amax(0)]
-        right = _sum(w * lift for w, lift in zip(weights, self.lifts(fallback, shown), strict=True))
-        return fallback + conjugate_gradients(lambda u: self.gram(u, weights), right, tol=1e-5, steps=30)
-
-    def gram(self, u: Tensor, weights: list[Tensor]) -> Tensor:
-        """Σ w_k A_kᵀA_k u (B, *), with weights (B, 1, ...) or numbers."""
-        return _sum(w * A.adjoint(A(u)) for A, w in zip(self.maps, weights, strict=True))
+        if self.mode is Mode.STACK:
+            return fallback
+        if self.mode is not Mode.LS:
+            lifts = self.lifts(x, sigma, shown)
+            seen = self.normal.project(fallback - x, [expand(valid, x) for valid in self.valid(sigma)])
+            unseen = fallback - x - seen
+            return x + unseen + total(c * lift for c, lift in zip(self.counts, lifts, strict=True))
+        weights = 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12) * torch.stack(self.valid(sigma))
+        weights = [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
+        right = total(w * lift for w, lift in zip(weights, self.lifts(fallback, sigma, shown), strict=True))
+        return fallback + self.normal.solve(right, weights)
 
 
 class Residual(nn.Module):
@@ -197,6 +208,3 @@ class Composed(Network):
         unit, gate = bins.read(self.base.scale, sigma), bins.read(self.gate, sigma)
         return seen.mean + expand(gate * unit, x) * self.residual(x, sigma, seen, unit, cond)
 
-
-def _sum(terms: Iterable[Tensor]) -> Tensor:
-    return functools.reduce(operator.add, terms)

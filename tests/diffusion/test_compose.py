@@ -86,7 +86,7 @@ def test_a_lift_is_the_score_of_the_view_pulled_back():
         C = law.cov + sigma[0] ** 2 * torch.eye(16)
         inverse = dense.T @ torch.linalg.inv(dense @ C @ dense.T) @ dense
         expected = -(x.flatten(1) - law.mean) @ inverse * sigma[0] ** 2
-        lift = base_of(law, [A]).lifts(x, [law.through(dense)(A(x), sigma)])[0]
+        lift = base_of(law, [A]).lifts(x, sigma, [law.through(dense)(A(x), sigma)])[0]
         torch.testing.assert_close(lift.flatten(1), expected, rtol=1e-8, atol=1e-8)
 
 
@@ -106,7 +106,7 @@ def test_least_squares_beats_the_sum_and_each_view_on_overlapping_crops():
     maps = [OVER_LEFT, OVER_RIGHT]
     base = base_of(law, maps)
     D = law(x, sigma)
-    lifts = base.lifts(x, base.shown(x, sigma))
+    lifts = base.lifts(x, sigma, base.shown(x, sigma))
 
     def error(guess):
         return float(((guess - D) ** 2).mean())
