@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -14,8 +15,10 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.calibrate import calibrate_base, fill, gates
-from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.calibrate import calibrate_base, fill, gates, remaining
+from pipeline.diffusion.compose import Base, View
+from pipeline.diffusion.levels import Stratified, Tabulated
+from pipeline.diffusion.residual import Composed, Feature, Residual
 from pipeline.engine import cluster
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Stage, Step
@@ -102,19 +105,35 @@ def _combine(
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What keeps the residual close to no correction at all; weight decay and dropout stand with the optimiser and net.
+    """What keeps the residual close to no correction at all, and what it is shown.
 
     Args:
         output_l2: λ of the penalty λ |F|², which shrinks the best F to F/(1 + λ).
+        weight_decay: of the optimiser (None: as the residual's fit says).
+        jacobian: κ of the penalty on the derivatives of F, in squared units of x (see pipeline/objectives/residual.py).
+        dropout: the probability p with which a row goes without its correction, the others' being divided by 1 − p.
+        patience: after so many validations on held-out full images without a better one training ends, and the best
+            weights are kept (0: it runs to its end); there are twenty in a run.
         gate: whether to measure, per noise bin, how far along F to go on full images held out from all training.
+        by_energy: whether noise levels are drawn in proportion to how much the base is off there, c_r(σ).
+        features: what the network is shown besides x and the views' combination.
     """
 
     output_l2: float = 0.3
+    weight_decay: float | None = None
+    jacobian: float = 0.0
+    dropout: float = 0.0
+    patience: int = 0
     gate: bool = True
+    by_energy: bool = False
+    features: tuple[Feature, ...] = (Feature.DISAGREEMENT,)
 
     def __post_init__(self) -> None:
-        if self.output_l2 < 0:
-            raise ValueError(f"output_l2 is {self.output_l2}: give 0 or more")
+        for name in ("output_l2", "weight_decay", "jacobian", "patience"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}: give 0 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: give a probability within [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -135,10 +154,11 @@ class TrainResidual(Trains):
     def network(self) -> Residual.Config:
         """What is trained, but for the spread of the data."""
         views: tuple[Seen, ...] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
-        return Residual.Config(shape_of(self.clean), len(views), self.backbone)
+        features = self.regularisation.features
+        return Residual.Config(shape_of(self.clean), len(views), self.backbone, features=features)
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
-        return partial(_course, self, open(self.base), open(self.clean))
+        return partial(_course, self, open(self.base), open(self.clean), open(self.held))
 
     def run(self, at: Context) -> None:
         save = partial(_save, self, at.open(self.base), at.open(self.held))
@@ -146,21 +166,31 @@ class TrainResidual(Trains):
         at.out.write("metrics.json", json.dumps(metrics))
 
 
-def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch.device) -> Course:
-    module, examples = unpack(base.read, device, Base), load(clean)
+def _course(stage: TrainResidual, base: Artifact, clean: Artifact, held: Artifact, device: torch.device) -> Course:
+    module, examples, how = unpack(base.read, device, Base), load(clean), stage.regularisation
+    fit = stage.fit if how.weight_decay is None else stage.fit.decayed(how.weight_decay)
     x0 = examples.x()
     std = float((x0 - x0.mean(0)).square().mean().sqrt())
     key = Key(stage.seed).fold("residual")
     torch.manual_seed(key.fold("weights").integer())
-    net = Residual.Config(examples.shape, len(module.maps), stage.backbone, std).build().to(device)
+    config = Residual.Config(examples.shape, len(module.maps), stage.backbone, std, how.features)
+    levels, clock, validate = fit.levels, fit.clock, None
+    if how.by_energy:
+        bins = module.config.bins
+        levels = Stratified(Tabulated(bins.low, bins.high, tuple(module.scale.double().tolist())))
+    if how.patience:
+        clock = replace(clock, validate=max(fit.batch, fit.images // 20), patience=how.patience)
+        judge = load(held)
+        validate = partial(remaining, module, x0=judge.x().to(device), ids=judge.ids, key=key.fold("validate"), draws=4)
     return Course(
-        state=stage.fit.state(net),
-        batches=reader(examples, stage.fit, stage.seed),
-        objective=ResidualDenoising(module, stage.regularisation.output_l2),
-        levels=stage.fit.levels,
-        clock=stage.fit.clock,
+        state=fit.state(config.build().to(device)),
+        batches=reader(examples, fit, stage.seed),
+        objective=ResidualDenoising(module, how.output_l2, how.jacobian, how.dropout),
+        levels=levels,
+        clock=clock,
         key=key,
-        bf16=stage.fit.bf16,
+        validate=validate,
+        bf16=fit.bf16,
         names=InMemory(examples).ids,
     )
 

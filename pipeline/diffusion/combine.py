@@ -6,8 +6,8 @@ With a view's objection to u, lifted, L_k(u) = A_kᵀ(D_k(A_k x) − A_k u), and
     bethe   x + Σ c_k L_k(x), c_k = 1 − Σ c_j over the views j that contain view k: with models of the overlaps among
             the views, what several see counts once (regions as in Yedidia et al., "Constructing free-energy
             approximations and generalized belief propagation algorithms", 2005, eq. 16)
-    ls      D₀ + (Σ w_k A_kᵀA_k)⁺ Σ w_k L_k(D₀), w_k(σ) = 1/mse_k(σ): least squares, in which a copy of a view has no say
-            of its own
+    ls      D₀ + (Σ w_k A_kᵀA_k)⁺ Σ w_k L_k(D₀), w_k(σ) = 1/mse_k(σ): least squares, in which a copy of a view changes
+            nothing
     stack   D₀ + Σ a_k(σ) L_k(D₀), with a_k fitted on full images (calibrate.py)
     auto    sum for disjoint views, bethe where the overlaps have models, else ls
 
@@ -115,7 +115,7 @@ class Normal(nn.Module):
 
 
 def _by_blocks(p: Tensor, w: Tensor, r: Tensor, s: int) -> Tensor:
-    """The smallest u with p u + (w/s²) Σu = r in every block of s × s pixels, Σ over the block: G = diag p + (w/s²) 1 1ᵀ.
+    """The smallest u with p u + (w/s²) Σu = r in every block of s × s pixels, that is with G = diag p + (w/s²) 1 1ᵀ.
 
     With T = Σu, u = (r − (w/s²) T)/p where p > 0. Where p > 0 throughout, summing gives T; else r = (w/s²) T in the
     other pixels, which have equal shares of what is left of T.
@@ -132,6 +132,17 @@ def _by_blocks(p: Tensor, w: Tensor, r: Tensor, s: int) -> Tensor:
     T = torch.where(w > 0, wT / torch.where(w > 0, w, 1), 0)
     rest = torch.where(w > 0, T - u.sum((-3, -1), keepdim=True), 0) / others.clamp_min(1)
     return torch.where(seen, u, rest).flatten(-2).flatten(-3, -2)
+
+
+def visible(A: LinearMap) -> Tensor:
+    """diag(AᵀA) (*in): how much of each entry a view shows, within [0, 1].
+
+    By 256 random signs (Hutchinson), exact where AᵀA is diagonal, else unbiased.
+    """
+    if isinstance(A, Pool):
+        return torch.full(tuple(A.in_shape), 1 / A.size**2)
+    signs = torch.randint(0, 2, (256, *A.in_shape), generator=Key(0).fold("visible").torch()) * 2.0 - 1
+    return (signs * A.adjoint(A(signs))).mean(0)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Views and a residual, composed into one denoiser.
+"""Views, composed into one denoiser; what they do not see is left to a residual (residual.py).
 
 A view sees v = A x. Where A Aᵀ = I, A(x₀ + σz) = A x₀ + σz' with z' white, so an ordinary denoiser D_k of the view is
 used at the same σ, and D_k lifts to x-space as x + Aᵀ(D_k(Ax) − Ax). Several are combined as combine.py has it, by
@@ -7,12 +7,6 @@ trained on. D₀ = μ + c(σ)(x − μ), c = v/(v + σ²), fills what no view se
 the errors of a view's pixels to be independent; they are not (a crop is wrong about a whole block at once), so one
 scalar a view and noise bin, fitted on the full images, corrects it along each view:
 D_base + Σ a_k(σ) A_kᵀ (D_k(A_k x) − A_k D_base).
-
-A residual network F, trained on the few full images, corrects what is left:
-
-    D = D_base + g(σ) c_r(σ) F(x, D_base, σ),     c_r(σ)² = mean (x₀ − D_base)²,     g in [0, 1],
-
-g, mse_k and a_k measured on full images that trained neither F nor any view.
 
 (Ma, "Bootstrapping Diffusion", arXiv 2505.11825, states the scheme; the combination and its proof are in the project's
 documentation of the method.)
@@ -27,9 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.combine import Mode, Normal, counting, resolve, total
+from pipeline.diffusion.combine import Mode, Normal, counting, resolve, total, visible
 from pipeline.diffusion.denoiser import Network, Trained, expand
 from pipeline.physics.linear import LinearMap
 
@@ -55,10 +48,15 @@ class View:
 
 
 class Evidence(NamedTuple):
-    """What the views say of x: their combination (B, C, *), and each one's lifted objection to it (B, K·C, *)."""
+    """What the views say of x.
+
+    Their combination (B, C, *), each one's lifted objection to it (B, K·C, *), and the share of all views' precision
+    that bears on each entry (B, C, *).
+    """
 
     mean: Tensor
     objections: Tensor
+    coverage: Tensor
 
 
 class Base(Network):
@@ -90,6 +88,7 @@ class Base(Network):
     error: Tensor
     stack: Tensor
     scale: Tensor
+    visible: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -103,6 +102,7 @@ class Base(Network):
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
         self.register_buffer("stack", torch.zeros(len(config.views), config.bins.count))
         self.register_buffer("scale", torch.ones(config.bins.count))
+        self.register_buffer("visible", torch.stack([visible(A) for A in self.maps]), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """D_base(x, σ) (B, *)."""
@@ -114,7 +114,9 @@ class Base(Network):
         mean = self.combine(x, sigma, shown)
         gains = self.config.bins.read(self.stack, sigma)
         mean = mean + total(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, sigma, shown), strict=True))
-        return Evidence(mean, torch.cat(self.lifts(mean, sigma, shown), 1))
+        share = self.precision(sigma)
+        coverage = torch.einsum("kb,k...->b...", share / share.sum(0).clamp_min(1e-30), self.visible.to(share))
+        return Evidence(mean, torch.cat(self.lifts(mean, sigma, shown), 1), coverage.to(mean))
 
     def shown(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> list[Tensor]:
         """Each view's own estimate D_k(A_k x) (B, *out_k)."""
@@ -129,6 +131,10 @@ class Base(Network):
         """Whether each view's model knows anything at σ (B,): 0 or 1, (B,) each."""
         return [(sigma >= view.least).to(sigma) for view in self.config.views]
 
+    def precision(self, sigma: Tensor) -> Tensor:
+        """Each view's weight 1/mse_k (K, B) at σ (B,), and 0 where its model is not valid."""
+        return 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12) * torch.stack(self.valid(sigma))
+
     def combine(self, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> Tensor:
         """The combination (B, *) of the views' own estimates, each (B, *out_k), before it is stacked."""
         fallback = self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
@@ -139,72 +145,7 @@ class Base(Network):
             seen = self.normal.project(fallback - x, [expand(valid, x) for valid in self.valid(sigma)])
             unseen = fallback - x - seen
             return x + unseen + total(c * lift for c, lift in zip(self.counts, lifts, strict=True))
-        weights = 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12) * torch.stack(self.valid(sigma))
+        weights = self.precision(sigma)
         weights = [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
         right = total(w * lift for w, lift in zip(weights, self.lifts(fallback, sigma, shown), strict=True))
         return fallback + self.normal.solve(right, weights)
-
-
-class Residual(nn.Module):
-    """F: what the views do not see, from x, what they say, and what each objects to it; zero at first."""
-
-    @dataclass(frozen=True)
-    class Config:
-        """A backbone on images of `shape` (C, *), seen by `views` views, of standard deviation `sigma_data`."""
-
-        shape: tuple[int, ...]
-        views: int
-        backbone: Backbone
-        sigma_data: float = 0.5
-
-        @property
-        def channels(self) -> tuple[int, int]:
-            """Of the network's input, which has what each view objects, and output."""
-            return (2 + self.views) * self.shape[0], self.shape[0]
-
-        def build(self) -> Residual:
-            """The module; its output is zero if the backbone's is."""
-            return Residual(self)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.net = config.backbone.build(tuple(config.shape), *config.channels)
-
-    def forward(self, x: Tensor, sigma: Tensor, seen: Evidence, unit: Tensor, cond: Tensor | None = None) -> Tensor:
-        """F (B, *) in units of c_r = `unit` (B,), from features of at most about unit variance."""
-        s, unit = self.config.sigma_data, expand(unit, x)
-        scaled = (x - seen.mean) * expand((sigma**2 + s**2).rsqrt(), x)
-        return self.net(torch.cat([scaled, seen.mean / s, seen.objections / unit], 1), sigma.log() / 4, cond)
-
-
-class Composed(Network):
-    """Base plus gated residual: a denoiser like any other."""
-
-    @dataclass(frozen=True)
-    class Config(Trained):
-        """The two parts, for images of `shape` (C, *)."""
-
-        shape: tuple[int, ...]
-        base: Base.Config
-        residual: Residual.Config
-
-        def build(self) -> Composed:
-            """The module, uncalibrated: gates open."""
-            return Composed(self)
-
-    config: Config
-    gate: Tensor
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.base, self.residual = config.base.build(), config.residual.build()
-        self.register_buffer("gate", torch.ones(config.base.bins.count))
-
-    def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
-        """E[x₀ | x] (B, *)."""
-        seen, bins = self.base.see(x, sigma, cond), self.config.base.bins
-        unit, gate = bins.read(self.base.scale, sigma), bins.read(self.gate, sigma)
-        return seen.mean + expand(gate * unit, x) * self.residual(x, sigma, seen, unit, cond)
-

@@ -85,3 +85,44 @@ class Stratified(Levels):
     def uniforms(self, total: int, key: Key) -> np.ndarray:
         """A comb of `total` teeth at one random offset."""
         return (key.numpy().random() + np.arange(total) / total) % 1.0
+
+
+@dataclass(frozen=True)
+class Tabulated(Levels):
+    """ln σ from ln `low` to ln `high`: a density in proportion to `values`, evenly spaced and linear in between."""
+
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high or len(self.values) < 2:
+            raise ValueError(f"low is {self.low}, high {self.high}: give 0 < low < high and two values at least.")
+        if not all(0 <= value < math.inf for value in self.values) or sum(self.values) <= 0:
+            raise ValueError("the values of a density must be finite, at least 0 and not all 0.")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The root of a quadratic in each cell, where the distribution function is one."""
+        mass, values, width = self._cells()
+        below = torch.cat([torch.zeros(1), mass.cumsum(0)]).double()
+        cell = (torch.searchsorted(below, u.double(), right=True) - 1).clamp(0, len(mass) - 1)
+        left, right = values[cell], values[cell + 1]
+        rest = (u.double() - below[cell]).clamp_min(0) / width  # ∫ of left + (right − left) t over t, to be reached
+        root = (left**2 + 2 * (right - left) * rest).clamp_min(0).sqrt()
+        t = (2 * rest / (left + root).clamp_min(1e-300)).clamp(0, 1)
+        return math.log(self.low) + width * (cell + t)
+
+    def density(self, log_sigma: Tensor) -> Tensor:
+        """Linear between the values, 0 outside."""
+        _, values, width = self._cells()
+        place = (log_sigma.double() - math.log(self.low)) / width
+        cell = place.floor().long().clamp(0, len(values) - 2)
+        inside = (place >= 0) & (place <= len(values) - 1)
+        return torch.where(inside, values[cell] + (values[cell + 1] - values[cell]) * (place - cell), 0).to(log_sigma)
+
+    def _cells(self) -> tuple[Tensor, Tensor, float]:
+        """The mass of each cell, the normalised densities at the points, and the width of a cell in ln σ."""
+        values = torch.tensor(self.values, dtype=torch.float64)
+        width = math.log(self.high / self.low) / (len(self.values) - 1)
+        mass = width * (values[1:] + values[:-1]) / 2
+        return mass / mass.sum(), values / mass.sum(), width

@@ -54,6 +54,11 @@ class Batch:
         z = torch.randn(shape, generator=key.torch(self.x.device), device=self.x.device, dtype=self.x.dtype)
         return z[self.offset : self.offset + len(self)]
 
+    def uniform(self, key: Key) -> Tensor:
+        """One number in [0, 1) for each row (B,), drawn for the global batch like `normal`, on x's device."""
+        drawn = torch.rand(self.whole, generator=key.torch(self.x.device), device=self.x.device)
+        return drawn[self.offset : self.offset + len(self)]
+
     def to(self, device: str | torch.device) -> Batch:
         """The same batch on another device."""
         return self._each(lambda rows: rows.to(device, non_blocking=True))

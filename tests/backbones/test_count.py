@@ -15,9 +15,10 @@ from pipeline.backbones.condition import Labels
 from pipeline.backbones.count import Count, count, networks
 from pipeline.backbones.magnitude import Preserving
 from pipeline.backbones.presets import Preset
-from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.joint import Joint
 from pipeline.diffusion.precond import Preconditioned
+from pipeline.diffusion.residual import Composed, Residual
 from pipeline.physics.views import Crop
 
 

@@ -11,10 +11,11 @@ from torch import nn
 from pipeline.backbones import unet
 from pipeline.diffusion import calibrate
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.exact import Gaussian
 from pipeline.diffusion.precond import Preconditioned
+from pipeline.diffusion.residual import Composed, Residual
 from pipeline.keys import Key
 from pipeline.objectives.objective import Batch
 from pipeline.objectives.residual import ResidualDenoising

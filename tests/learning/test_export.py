@@ -19,9 +19,10 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.condition import Embedded, Labels
 from pipeline.backbones.magnitude import Preserving
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.joint import Joint
 from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.diffusion.residual import Composed, Residual
 from pipeline.learning import export
 from pipeline.learning.diffusers_folder import diffusers
 from pipeline.physics.views import Channel, Crop, Pool
