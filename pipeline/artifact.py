@@ -88,6 +88,11 @@ class Artifact:
         """`<stage>/<fingerprint>`."""
         return self.manifest["address"]
 
+    @property
+    def seconds(self) -> float:
+        """How long the attempt took that made it; 0 where nobody wrote that down."""
+        return float(self.manifest.get("seconds", 0.0))
+
     def names(self) -> list[str]:
         """The files, by name."""
         return sorted(self.manifest["files"])

@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ class Store:
         Names under `_work/` are for resuming: the next attempt after a crash finds them, the artifact has them not.
         `lease` is what `claim` gave, kept alive by the caller; without one this is an attempt beside any others.
         """
-        home = self.place / f"objects/{step.address}"
+        home, start = self.place / f"objects/{step.address}", time.monotonic()
         with contextlib.nullcontext(lease) if lease else Lease.take(home) as lease:
             out = home / lease.attempt
             yield out
@@ -130,6 +131,8 @@ class Store:
                 "needs": {path: need.address for path, need in step.needs.items()},
                 "files": files,
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                # Of the attempt that ended: what one that was killed had done before is not among them.
+                "seconds": round(time.monotonic() - start, 2),
             }
             if home.create(MANIFEST, sealed(manifest)):
                 out.remove(WORK)

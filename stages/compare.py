@@ -12,6 +12,7 @@ from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.store import Artifact
+from stages import views_page
 from stages.census_page import summary
 from stages.corrupt import load
 
@@ -134,20 +135,9 @@ class Compare(Stage):
     def _calibration(self, at: Context) -> list[Section]:
         if self.calibration is None or self.base is None:
             return []
-        base, residual = at.open(self.base).json("calibration.json"), at.open(self.calibration).json("calibration.json")
-        names = self.names or tuple(str(i) for i in range(len(base["view_error"])))
-        errors = dict(zip(names, base["view_error"], strict=True))
-        return [
-            Section(
-                "Views and residual",
-                [f"{base['unseen_share']:.1%} of the variance is seen by no view."],
-                pictures=[
-                    ("view errors", curves(base["sigma"], errors, "σ", "mean-square error per pixel", log_y=True)),
-                    ("scale of the residual", curves(residual["sigma"], {"c_r": residual["scale"]}, "σ", "c_r")),
-                    ("gates of the residual", curves(residual["sigma"], {"gate": residual["gate"]}, "σ", "gate")),
-                ],
-            )
-        ]
+        base, needs = at.open(self.base), at.open(self.base).manifest["needs"]
+        models = [at.store.artifact(needs[f"views.{k}.model"]) for k in range(len(self.names))]
+        return views_page.sections(base, at.open(self.calibration), models, self.names)
 
 
 def _first(data: Artifact) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ import torch
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
+from pipeline.diffusion.account import account, residual_energy
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates, remaining
+from pipeline.diffusion.combine import Mode, resolve
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.levels import Stratified, Tabulated
 from pipeline.diffusion.residual import Composed, Feature, Residual
@@ -32,6 +35,8 @@ from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
 from stages.labels import classes_of
 from stages.train import Fit, Trains, count, reader
+
+log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,10 @@ class Combine(Stage):
         bins: the noise levels at which is measured.
         draws: noise draws an image and level.
         seed: of the noise.
+        mode: how the views are combined (pipeline/diffusion/combine.py).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: modes, and the account of views
 
     views: tuple[Seen, ...]
     clean: Step
@@ -63,8 +69,10 @@ class Combine(Stage):
     bins: Bins = Bins()
     draws: int = 16
     seed: int = 0
+    mode: Mode = Mode.AUTO
 
     def __post_init__(self) -> None:
+        resolve(self.mode, [view.map for view in self.views])
         if any(classes_of(view.model.stage) for view in self.views):
             raise ValueError("models are combined without labels: leave condition out of the views' backbones")
 
@@ -72,7 +80,7 @@ class Combine(Stage):
     def untrained(self) -> Base.Config:
         """What it makes, but for what the models have learned by then."""
         views = tuple(View(view.map, view.model.stage.network) for view in self.views)  # pyright: ignore[reportAttributeAccessIssue]
-        return Base.Config(shape_of(self.clean), views, self.bins)
+        return Base.Config(shape_of(self.clean), views, self.bins, self.mode)
 
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]
@@ -91,11 +99,19 @@ def _combine(
     trained = [unpack(model.read, device) for model in models]
     full, judge = load(clean), load(held)
     views = tuple(View(view.map, model.config) for view, model in zip(stage.views, trained, strict=True))
-    base = Base.Config(full.shape, views, stage.bins).build().eval().requires_grad_(False).to(device)
+    base = Base.Config(full.shape, views, stage.bins, stage.mode).build().eval().requires_grad_(False).to(device)
     for mine, model in zip(base.models, trained, strict=True):
         mine.load_state_dict(model.state_dict())
     found: dict[str, object] = dict(fill(base, full.x().to(device)))
-    calibrate_base(base, judge.x().to(device), judge.ids, Key(stage.seed).fold("base"), stage.draws)
+    key = Key(stage.seed).fold("base")
+    calibrate_base(base, judge.x().to(device), judge.ids, key, stage.draws)
+    told = account(base, judge.x().to(device), judge.ids, key, max(1, stage.draws // 4))
+    if told.harm > 1:
+        log.warning(
+            "the views overlap and are summed: %.1f times the error of least squares; leave mode auto", told.harm
+        )
+    found |= {"mode": base.mode.value, "harm": told.harm, "worth": told.worth(stage.bins)}
+    found |= {name: getattr(told, name).tolist() for name in ("error", "without", "lift", "share")}
     found["sigma"] = base.config.bins.centres().tolist()
     found["view_error"] = base.error.tolist()
     found["stack"] = base.stack.tolist()
@@ -140,7 +156,7 @@ class Regularisation:
 class TrainResidual(Trains):
     """Base plus residual: a composed denoiser, its residual trained on the full images `clean`, gated on `held`."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 3: regularisers, and the energy of what was learned
 
     base: Step
     clean: Step
@@ -205,13 +221,16 @@ def _save(stage: TrainResidual, base: Artifact, held: Artifact, state: State) ->
     composed = config.build().eval().requires_grad_(False).to(device)
     composed.base.load_state_dict(module.state_dict())
     composed.residual.load_state_dict(net.state_dict())
+    judge = load(held)
+    x0 = judge.x().to(device)
     if stage.regularisation.gate:
-        judge = load(held)
-        key = Key(stage.seed).fold("gate")
-        composed.gate.copy_(gates(module, net, judge.x().to(device), judge.ids, key, draws=32))
+        composed.gate.copy_(gates(module, net, x0, judge.ids, Key(stage.seed).fold("gate"), draws=32))
+    energy, nats = residual_energy(module, net, composed.gate, x0, judge.ids, Key(stage.seed).fold("energy"), draws=4)
     found = {
         "sigma": module.config.bins.centres().tolist(),
         "scale": module.scale.tolist(),
         "gate": composed.gate.tolist(),
+        "energy": energy.tolist(),
+        "nats": nats,
     }
     return pack(composed) | {"calibration.json": json.dumps(found).encode()}

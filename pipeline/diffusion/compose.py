@@ -122,30 +122,41 @@ class Base(Network):
         """Each view's own estimate D_k(A_k x) (B, *out_k)."""
         return [D(A(x), sigma, cond) for A, D in zip(self.maps, self.models, strict=True)]
 
-    def lifts(self, mean: Tensor, sigma: Tensor, shown: list[Tensor]) -> list[Tensor]:
-        """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view, and 0 where its model is not valid."""
+    def lifts(self, mean: Tensor, sigma: Tensor, shown: list[Tensor], without: int | None = None) -> list[Tensor]:
+        """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view, and 0 where it is not heard."""
         lifts = [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
-        return [expand(valid, mean) * lift for valid, lift in zip(self.valid(sigma), lifts, strict=True)]
+        return [expand(heard, mean) * lift for heard, lift in zip(self.heard(sigma, without), lifts, strict=True)]
 
-    def valid(self, sigma: Tensor) -> list[Tensor]:
-        """Whether each view's model knows anything at σ (B,): 0 or 1, (B,) each."""
-        return [(sigma >= view.least).to(sigma) for view in self.config.views]
+    def heard(self, sigma: Tensor, without: int | None = None) -> list[Tensor]:
+        """Whether each view's model is valid at σ (B,), and not view number `without`: 0 or 1, (B,) each."""
+        views = enumerate(self.config.views)
+        return [((sigma >= view.least) & (k != without)).to(sigma) for k, view in views]
 
-    def precision(self, sigma: Tensor) -> Tensor:
-        """Each view's weight 1/mse_k (K, B) at σ (B,), and 0 where its model is not valid."""
-        return 1 / self.config.bins.read(self.error, sigma).clamp_min(1e-12) * torch.stack(self.valid(sigma))
+    def precision(self, sigma: Tensor, without: int | None = None) -> Tensor:
+        """Each view's weight 1/mse_k (K, B) at σ (B,), and 0 where it is not heard."""
+        errors = self.config.bins.read(self.error, sigma).clamp_min(1e-12)
+        return torch.stack(self.heard(sigma, without)) / errors
 
-    def combine(self, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> Tensor:
-        """The combination (B, *) of the views' own estimates, each (B, *out_k), before it is stacked."""
-        fallback = self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
-        if self.mode is Mode.STACK:
+    def fallback(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """D₀ (B, *): what is known of an image without any view."""
+        return self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
+
+    def combine(
+        self, x: Tensor, sigma: Tensor, shown: list[Tensor], mode: Mode | None = None, without: int | None = None
+    ) -> Tensor:
+        """The combination (B, *) of the views' own estimates, each (B, *out_k), before it is stacked.
+
+        In another `mode` than the base's own, and `without` one of the views, to compare.
+        """
+        mode, fallback = mode or self.mode, self.fallback(x, sigma)
+        if mode is Mode.STACK:
             return fallback
-        if self.mode is not Mode.LS:
-            lifts = self.lifts(x, sigma, shown)
-            seen = self.normal.project(fallback - x, [expand(valid, x) for valid in self.valid(sigma)])
-            unseen = fallback - x - seen
+        if mode is not Mode.LS:
+            lifts = self.lifts(x, sigma, shown, without)
+            heard = [expand(heard, x) for heard in self.heard(sigma, without)]
+            unseen = fallback - x - self.normal.project(fallback - x, heard)
             return x + unseen + total(c * lift for c, lift in zip(self.counts, lifts, strict=True))
-        weights = self.precision(sigma)
+        weights = self.precision(sigma, without)
         weights = [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
-        right = total(w * lift for w, lift in zip(weights, self.lifts(fallback, sigma, shown), strict=True))
+        right = total(w * lift for w, lift in zip(weights, self.lifts(fallback, sigma, shown, without), strict=True))
         return fallback + self.normal.solve(right, weights)

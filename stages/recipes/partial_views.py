@@ -17,6 +17,7 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
+from pipeline.diffusion.combine import Mode
 from pipeline.graph import Scale, Step, step
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity, LinearMap
@@ -28,6 +29,7 @@ from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.joint import Rows, TrainJoint
+from stages.overlaps import overlaps
 from stages.restore import Restore
 from stages.sample import Sample
 from stages.sets import Stored
@@ -59,6 +61,7 @@ def partial_views(
     joint: bool = True,
     rounds: int = 0,
     draws: int = 2,
+    combine: Mode = Mode.AUTO,
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -98,6 +101,7 @@ def partial_views(
         joint: whether one more model learns from all views and the full images together.
         rounds: how often the views' rows are completed by the combined models and learned from.
         draws: completions of a row in a round.
+        combine: how views become one.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
@@ -127,6 +131,8 @@ def partial_views(
         raise ValueError(f"samples is {samples}: the Fréchet distance needs a covariance, so give at least 2")
     if rounds < 0 or draws < 1:
         raise ValueError(f"rounds is {rounds} and draws is {draws}: give rounds from 0 and draws from 1")
+    if combine is Mode.BETHE and (joint or rounds):
+        raise ValueError("region counting gives views no say beside a model of whole images: add --no-joint, no rounds")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
     if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
@@ -152,7 +158,15 @@ def partial_views(
         for v, d in zip(chosen, harmed, strict=True)
     ]
 
+    def cut(rows: Step, window: Crop) -> Step:
+        return step(Corrupt(rows, Part(0, None, seed), Through(window), seed), "data/overlap", wide)
+
     names = [view.name for view in chosen]
+    for n, region in enumerate(overlaps([v.map for v in chosen]) if combine is Mode.BETHE else ()):
+        first_rows, *more = region.rows([v.map for v in chosen], harmed, cut)  # pyright: ignore[reportArgumentType]
+        learned = Train(first_rows, view_backbone, view_fit, seed, tuple(Share(rows) for rows in more))
+        seen.append(Seen(region.map, step(learned, f"overlap/{n}", scale, looked)))
+        names.append(f"overlap {n}")
     models: dict[str, Step] = {}
     if joint:
         rows = tuple(Rows(v.map, d) for v, d in zip(chosen, harmed, strict=True))
@@ -166,7 +180,7 @@ def partial_views(
     shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     first = list(seen)
     for n in range(rounds):
-        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed), f"base/{n}", one)
+        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", one)
         completed = [
             step(Restore(combined, d, v.map, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
             for v, d in zip(chosen, harmed, strict=True)
@@ -178,7 +192,7 @@ def partial_views(
         seen = [Seen(Identity(shape), models["completed"]), *first]
     if rounds:
         names.insert(0, "completed")
-    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed), "base", one)
+    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), "base", one)
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models

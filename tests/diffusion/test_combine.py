@@ -195,6 +195,6 @@ def test_a_view_that_arrived_noisy_has_no_say_below_its_noise_and_its_own_above(
         each.null.fill_(0.4)
     x = law.sample(4, Key(5)).reshape(-1, *SHAPE)
     below, above = (torch.full((4,), s, dtype=torch.float64) for s in (0.79, 0.81))
-    assert torch.equal(base.valid(below)[0], torch.zeros(4).double())
+    assert torch.equal(base.heard(below)[0], torch.zeros(4).double())
     assert not torch.allclose(base(x, above)[..., :4], clean(x, above)[..., :4], atol=1e-3)
     torch.testing.assert_close(base(x, below), clean(x, below))

@@ -19,10 +19,10 @@ GOLDEN = {
     "data/left": "9a63f95c4053ec452835",
     "view/left": "fac920dd8ef9c04b4f6a",
     "joint": "9b79da924419ce51557d",
-    "base": "f6009571211b208fcc34",
-    "composed": "037cda54fa0dc91cff91",
+    "base": "5e4249e20a15750ebcc7",
+    "composed": "6fb64f241b51babd15cf",
     "evaluate/ceiling": "7fcaf90ec18dba5a2b56",
-    "report": "ed15b1432c4ea3e87d15",
+    "report": "0751a2977adcde2fff8e",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
@@ -33,6 +33,12 @@ SMALL = [
         for model in ("view", "joint", "completed", "clean", "residual")
         for word in ("--set", f"{model}_fit.images=256", "--set", f"{model}_backbone={TINY}")
     ),
+    *(
+        word
+        for option in ("dropout=0.1", "jacobian=0.01", "patience=2", "by_energy=true", "weight_decay=0.1")
+        for word in ("--set", f"residual.{option}")
+    ),
+    *("--set", "residual.features=[disagreement, coverage, coordinates]"),
 ]
 
 

@@ -1,0 +1,107 @@
+"""What views and residual are worth, on Gaussians: against traces, and a total correlation in nats."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_combine import LEFT, OVERLAP, RIGHT, SHAPE, exact_base, field
+from torch import nn
+
+from pipeline.backbones.mlp import Config as MLP
+from pipeline.diffusion.account import account, residual_energy, weighted
+from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.combine import Mode
+from pipeline.diffusion.compose import Base, View
+from pipeline.diffusion.denoiser import expand
+from pipeline.diffusion.exact import Gaussian
+from pipeline.diffusion.precond import Preconditioned
+from pipeline.keys import Key
+from pipeline.physics.views import Crop
+
+HALVES = [Crop(SHAPE, 0, 0, 8, 4), Crop(SHAPE, 0, 4, 8, 4)]
+
+
+def images(law, count):
+    return law.sample(count, Key(1)).reshape(-1, *SHAPE), [str(i) for i in range(count)]
+
+
+@pytest.mark.slow
+def test_without_a_view_its_half_is_left_to_the_fallback():
+    """Of white pixels of variance v in known halves, each entry's error is v σ²/(v + σ²) with a view or without."""
+    v = 0.5
+    law = Gaussian(torch.zeros(64), v * torch.eye(64).double())
+    base = exact_base(law, HALVES, Mode.SUM, 0.25)
+    base.null.fill_(1e-8)  # a fallback that knows nothing but the mean
+    told = account(base, *images(law, 4000), Key(2), draws=1)
+    s2 = base.config.bins.centres().double() ** 2
+    with_it = v * s2 / (v + s2)
+    torch.testing.assert_close(told.error, with_it, rtol=0.02, atol=0)
+    for row in told.without:
+        torch.testing.assert_close(row, (with_it + v) / 2, rtol=0.02, atol=0)
+    lift = (v**2 / (v + s2)) / 2  # E|D_k|² on half of the entries
+    torch.testing.assert_close(told.lift, lift.expand(2, -1), rtol=0.03, atol=0)
+    torch.testing.assert_close(told.share.double(), torch.full((2, 2), 0.5).double())
+    assert told.harm == 1
+
+
+@pytest.mark.slow
+def test_the_harm_of_summing_overlapping_views_is_told():
+    law = field()
+    x0, ids = images(law, 500)
+    harmed = account(exact_base(law, [LEFT, RIGHT], Mode.SUM, 1.0), x0, ids, Key(2), draws=1)
+    fine = account(exact_base(law, [LEFT, RIGHT], Mode.LS, 1.0), x0, ids, Key(2), draws=1)
+    counted = account(exact_base(law, [LEFT, RIGHT, OVERLAP], Mode.BETHE, 1.0), x0, ids, Key(2), draws=1)
+    summed, solved = (weighted(Bins(1, 2, 2), told.error) for told in (harmed, fine))
+    assert harmed.harm == pytest.approx(float(summed / solved), rel=1e-5)
+    assert harmed.harm > 1.2
+    assert fine.harm == counted.harm == 1
+
+
+def test_a_copy_of_a_view_is_worth_nothing_and_a_half_is_worth_its_error():
+    law = field()
+    base = exact_base(law, [HALVES[0], HALVES[0], HALVES[1]], Mode.LS, 1.0)
+    worth = account(base, *images(law, 50), Key(2), draws=1).worth(base.config.bins)
+    assert abs(worth[0]) < 1e-3
+    assert abs(worth[1]) < 1e-3
+    assert worth[2] > 0.1
+
+
+class Exact(nn.Module):
+    """F = (D* − D_base)/c_r."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+
+    def forward(self, x, sigma, seen, unit, cond=None):
+        return (self.law(x, sigma) - seen.mean) / expand(unit, x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+def test_the_residual_of_two_marginals_is_worth_their_mutual_information(rho):
+    """½ ∫ E|r|² dσ² = −½ ln(1 − ρ²) nats (methods, F3), measured as a report measures it."""
+    shape = (1, 1, 2)
+    law = Gaussian(torch.zeros(2).double(), torch.tensor([[1.0, rho], [rho, 1.0]]).double())
+    maps = [Crop(shape, 0, 0, 1, 1), Crop(shape, 0, 1, 1, 1)]
+    views = tuple(View(A, Preconditioned.Config(A.out_shape, MLP(width=8, blocks=1))) for A in maps)
+    base = Base.Config(shape, views, Bins(1e-3, 50.0, 64)).build().double().eval().requires_grad_(False)
+    base.models = nn.ModuleList(Known(law.through(A.dense())) for A in maps)
+    assert base.mode is Mode.SUM
+    x0 = law.sample(4000, Key(1)).reshape(-1, *shape)
+    ids = [str(i) for i in range(len(x0))]
+    energy, nats = residual_energy(base, Exact(law), torch.ones(64), x0, ids, Key(3), draws=1)
+    assert nats == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.05, abs=1e-6)
+    quarter = residual_energy(base, Exact(law), torch.full((64,), 0.5), x0, ids, Key(3), draws=1)
+    torch.testing.assert_close(quarter[0], energy / 4)
+
+
+class Known(nn.Module):
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+
+    def forward(self, x, sigma, cond=None):
+        return self.law(x, sigma, cond)
