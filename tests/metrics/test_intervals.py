@@ -63,7 +63,10 @@ def drawn():
         groups = torch.arange(72) % GROUPS, torch.arange(96) % GROUPS
         pairs = made, real, *groups, GROUPS
         parts = [[Moments.of(x[g == i]) for i in range(GROUPS)] for x, g in zip((made, real), groups)]
-        one = {"frechet": frechet.judged(*parts), "kernel": kernel.judged(*pairs)}
+        one = {"frechet": frechet.judged(*parts)}
+        more = [torch.randn(n, 2, generator=generator, dtype=torch.float64) for n in (288, 384)]
+        more[0] = more[0] * 1.2 + 0.6
+        one["kernel"] = kernel.judged(*more, *(torch.arange(len(x)) % GROUPS for x in more), GROUPS)
         one["sliced"] = sliced.judged(*pairs, theta)
         one |= neighbours.judged(*pairs, 5)
         for name, value in one.items():
