@@ -85,8 +85,8 @@ class Classifier(Features):
             optim.zero_grad(set_to_none=True)
             loss.backward()
             optim.step()
-            if step == steps - 1 and not math.isfinite(float(loss)):
-                raise ValueError(f"the classifier's loss is {float(loss)}: lower its rate")
+            if step == steps - 1 and not bool(loss.isfinite()):
+                raise ValueError(f"the classifier's loss is {loss.item()}: lower its rate")
         return network.eval()
 
     def open(self, read: Read, device: str | torch.device = "cpu") -> Extract:

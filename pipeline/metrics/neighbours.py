@@ -10,8 +10,9 @@ metrics", 2020). For two sets of one law density has mean 1, and coverage of lar
 
     1 − (N−1)(N−2) … (N−k) / ((M+N−1)(M+N−2) … (M+N−k))
 
-(Naeem et al., eq. 9, exact for every N and M). Without a group, the balls of what is left are those of fewer rows. These numbers are no smooth functions of the sets, and
-the jackknife is wide of what they do by up to a half: its intervals promise at least their level.
+(Naeem et al., eq. 9, exact for every N and M). Without a group, the balls of what is left are those of fewer rows.
+These numbers are no smooth functions of the sets, and the jackknife is wide of what they do by up to a half: its
+intervals promise at least their level.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +46,11 @@ def torchscript(data: bytes, name: str, device: str | torch.device) -> Program:
     """
     _check_archive(data, name)
     try:
-        module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # for those who write such files; see learning/export.py
+            module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
         graph = str(module.inlined_graph)
     except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{name} cannot be loaded as TorchScript ({_first(error)}): {ADVICE}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -127,7 +129,7 @@ def test_a_set_in_any_pieces_and_order_has_the_same_nearest():
     for seed in range(5):
         rng = np.random.default_rng(seed)
         cuts = [0, *sorted(rng.integers(0, 61, 4).tolist()), 61]
-        parts = [Nearest.of(samples, learned[a:b], a) for a, b in zip(cuts, cuts[1:])]
+        parts = [Nearest.of(samples, learned[a:b], a) for a, b in pairwise(cuts)]
         found = Nearest.none(20)
         for i in rng.permutation(len(parts)):
             found += parts[i]
