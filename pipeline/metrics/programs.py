@@ -47,9 +47,7 @@ def torchscript(data: bytes, name: str, device: str | torch.device) -> Program:
     _check_archive(data, name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # for those who write such files; see learning/export.py
+            warnings.simplefilter("ignore", DeprecationWarning)  # see learning/export.py
             module = torch.jit.load(io.BytesIO(data), map_location=device).eval()
         graph = str(module.inlined_graph)
     except (RuntimeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,15 +22,12 @@ from pipeline.metrics.features import DESCRIPTION
 from pipeline.metrics.files import File
 from pipeline.metrics.judging import Judging
 from pipeline.store import Store
-from stages import extractors
 from stages.adopt import Weights
 from stages.extractors import AdoptFeatures, Classify, extractor
 from stages.judge import Drawn, Judge, flat
 from stages.judgement_page import judgements
 from stages.recipes.partial_views import partial_views
 from stages.recipes.plain import plain
-
-from dataclasses import dataclass  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Set(Stage):
         images = pixels(self.seed, self.count)
         images[: self.copied] = pixels(0, self.copied)
         label = np.arange(self.count) % 3 if self.labelled else np.full(self.count, -1)
-        images[np.arange(self.count), 0, 0, label % 3] = 255
+        images = images // (1 + label % 3)[:, None, None, None].astype(np.uint8)
         rows = Examples(tuple(f"{self.seed}-{i}" for i in range(self.count)), images, label.astype(np.int64))
         cuts = np.linspace(0, self.count, self.shards + 1).astype(int)
         for i in range(self.shards):
@@ -89,9 +87,8 @@ def test_numbers_do_not_depend_on_how_sets_are_cut(made, most):
     one, many = (judgement(made, cut, judging) for cut in (1, 7))
     for metric, found in one["numbers"]["a"].items():
         other = many["numbers"]["a"][metric]
-        assert [found[k] for k in ("value", "low", "high")] == pytest.approx(
-            [other[k] for k in ("value", "low", "high")]
-        )
+        for end in ("value", "low", "high"):
+            assert found[end] == pytest.approx(other[end]), metric
     assert one["cards"]["a"]["precision"]["samples"] == min(most, 40)
     assert one["cards"]["a"]["frechet"]["samples"] == 40
 
@@ -167,7 +164,7 @@ def test_a_classifier_is_trained_once_and_judges(made):
     spec = Classifier(width=4, images=6400, batch=64)
     how, eye = extractor(Judging(features=spec), (1, 8, 8), lambda: step(Set(120, 5)), step(Set(60, 6)), Scale())
     card = made(eye).json("card.json")
-    assert (card["classes"], card["dimension"] if "dimension" in card else 16) == (3, 16)
+    assert card["classes"] == 3
     assert card["test_accuracy"] > 0.5
     found = judgement(made, judging=how, eye=eye)
     assert found["cards"]["a"]["frechet"]["sha256"] == card["sha256"]
@@ -177,7 +174,7 @@ def test_a_classifier_is_trained_once_and_judges(made):
         made(step(Classify(step(Set(30, 5, labelled=False)), step(Set()), spec)))
 
 
-def test_recipes_look_at_the_features_before_they_train(monkeypatch):
+def test_recipes_look_at_the_features_before_they_train():
     for recipe, learned in ((plain, "data/train"), (partial_views, "data/unharmed")):
         nodes = {n.label: n for n in graph.walk(recipe(judging=Judging(features=Classifier())))}
         assert nodes["features"].stage.data.label == learned
@@ -186,4 +183,3 @@ def test_recipes_look_at_the_features_before_they_train(monkeypatch):
         assert trains
         assert all(nodes["features"] in node.after for node in trains)
         assert "features" not in {n.label for n in graph.walk(recipe())}
-    assert extractors.MEMORY == 4.0
