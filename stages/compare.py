@@ -15,6 +15,8 @@ from pipeline.store import Artifact
 from stages import views_page
 from stages.census_page import summary
 from stages.corrupt import load
+from stages.judge import flat
+from stages.judgement_page import between, judgements
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Compare(Stage):
         base: the combined views, whose errors are plotted.
         names: those of the base's parts, in its order.
         census: what the sets hold.
+        judgement: how the contestants' samples compare with held-out images.
     """
 
     title: str
@@ -61,13 +64,16 @@ class Compare(Stage):
     base: Step | None = None
     names: tuple[str, ...] = ()
     census: Step | None = None
+    judgement: Step | None = None
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
-        metrics = self.metrics(found)
+        judged = None if self.judgement is None else at.open(self.judgement).json("judgement.json")
+        metrics = self.metrics(found) | ({} if judged is None else flat(judged))
         report = Report(self.title, [self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
+        report.parts += [] if judged is None else judgements(judged)
         report.parts.append(Section("Samples", ["The same starting noise for each model."], pictures=drawn))
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Section("What they learned from", pictures=shown))
@@ -83,8 +89,8 @@ class Compare(Stage):
         at.out.write("report.html", report.html())
 
     def metrics(self, found: dict[str, dict[str, Any]]) -> dict[str, float]:
-        """{"denoising_error/<name>", "frechet/<name>", "ratio", and "gap_closed" where there is a ceiling}."""
-        values = {f"{kind}/{name}": m[kind] for kind in ("denoising_error", "frechet") for name, m in found.items()}
+        """{"denoising_error/<name>", "ratio", and "gap_closed" where there is a ceiling}."""
+        values = {f"denoising_error/{name}": m["denoising_error"] for name, m in found.items()}
         if self.against is None:
             return values
         best, base = (found[n]["denoising_error"] for n in (self.contestants[0].name, self.against))
@@ -106,8 +112,7 @@ class Compare(Stage):
         return text + "."
 
     def _numbers(self, found: dict[str, dict[str, Any]]) -> Section:
-        rows = [[name, m["denoising_error"], m["frechet"]] for name, m in found.items()]
-        card = next(iter(found.values()))["cards"]["frechet"]
+        rows = [[name, between(m["denoising_error"], *m["ends"]["denoising_error"])] for name, m in found.items()]
         sigma = next(iter(found.values()))["sigma"]
         if self.against is None:  # one model, sampled in several ways, has one error
             found = {self.contestants[0].name: found[self.contestants[0].name]}
@@ -120,8 +125,8 @@ class Compare(Stage):
             over = (f"error over noise levels, relative to {self.against}", shown)
         return Section(
             "Numbers",
-            [f"Fréchet distance in {card['features']}, {card['samples']} samples: comparable with no paper's FID."],
-            ["model", "denoising error", "Fréchet distance"],
+            ["In brackets: where 95% of such numbers would lie if the held-out images were drawn anew."],
+            ["model", "denoising error"],
             rows,
             [
                 (

@@ -1,4 +1,4 @@
-"""Evaluate: how far a denoiser is from held-out images, over noise levels and in a feature space."""
+"""Evaluate: how far a denoiser is from held-out images, over noise levels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.metrics.denoising import DenoisingError
-from pipeline.metrics.frechet import Features, Pixels, frechet
+from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
 from stages.corrupt import load
 from stages.labels import classes_of
@@ -20,28 +20,25 @@ from stages.labels import classes_of
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
-    """`metrics.json`: denoising error of `model` on `test`, per level and in all; Fréchet distance of `samples`.
+    """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels is told those of the test images.
+    A model that takes labels is told those of the test images. Samples are judged by `stages/judge.py`.
     """
 
-    version: ClassVar[int] = 2  # 2: two noises an image and level, where there were four
+    version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
 
     model: Step
     test: Step
-    samples: Step | None = None
     error: DenoisingError = DenoisingError()
-    features: Features = Pixels()
 
     def run(self, at: Context) -> None:
-        made = None if self.samples is None else at.open(self.samples)
-        found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test), made)
+        found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test))
         at.out.write("metrics.json", json.dumps(found))
         at.tracker.metrics({k: v for k, v in found.items() if isinstance(v, float)}, at=0)
         at.tracker.card("metric_card.json", found["cards"])
 
 
-def _evaluate(stage: Evaluate, model: Artifact, test: Artifact, samples: Artifact | None) -> dict[str, Any]:
+def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     D, held = unpack(model.read, device), load(test)
     if tuple(D.config.shape) != held.shape:
@@ -53,22 +50,13 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact, samples: Artifac
         raise ValueError(
             f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
         )
-    total, errors = stage.error(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
-    found: dict[str, Any] = {
-        "denoising_error": total,
+    each = stage.error.each(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
+    total = mean(stage.error.integral(each).tolist())
+    card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
+    return {
+        "denoising_error": total.value,
         "sigma": stage.error.sigmas().tolist(),
-        "mse": errors.tolist(),
-        "cards": {"denoising_error": {**stage.error.card(len(held)), "reference": test.address}},
+        "mse": each.mean(0).tolist(),
+        "ends": {"denoising_error": [total.low, total.high]},
+        "cards": {"denoising_error": card},
     }
-    if samples is not None:
-        made = load(samples).x()
-        found["frechet"] = frechet(stage.features(made), stage.features(x0.cpu()))
-        found["cards"]["frechet"] = {
-            "metric": "Fréchet distance",
-            "features": stage.features.name,
-            "samples": len(made),
-            "reference": test.address,
-            "reference_images": len(held),
-            "seed": samples.json("card.json")["seed"],
-        }
-    return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
 from pipeline import config, graph
-from pipeline.graph import Given
+from pipeline.graph import Given, Scale, Step
 from pipeline.store import Store
 from stages import networks
 from stages import recipe as recipes
@@ -73,11 +73,17 @@ def sample(words: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Measure:
-    """Measure a model on a set of rows that it has not seen: denoising error, and Fréchet distance of samples."""
+    """Measure a model on a set of rows that it has not seen: denoising error, and how its samples compare with them."""
 
     model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
     test: Annotated[str, tyro.conf.arg(help="a set of rows in the store, such as partial_views/data/test")]
-    samples: Annotated[int, tyro.conf.arg(help="images to draw for the Fréchet distance; 0: leave it out")] = 256
+    samples: Annotated[int, tyro.conf.arg(help="images to draw and judge; 0: leave it out")] = 256
+    features: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="YAML", help="such as '{is: pipeline.metrics.files.File, path: net.pt}'; pixels if not given"
+        ),
+    ] = None
     seed: int = 0
     store: StoreOption = "runs"
     json: JsonOption = False
@@ -85,7 +91,11 @@ class Measure:
 
 def evaluate(words: list[str]) -> int:
     """`kintsugi evaluate MODEL --test SET`."""
+    from pipeline.data.manifest import Manifest
     from stages.evaluate import Evaluate
+    from stages.extractors import extractor
+    from stages.judge import Drawn, Judge
+    from stages.judgement_page import between
     from stages.sample import Sample
 
     asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
@@ -95,16 +105,43 @@ def evaluate(words: list[str]) -> int:
         raise config.ConfigError(
             f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"
         )
-    shown = Sample(model, asked.samples, seed=asked.seed, labels=_all(store, model)) if asked.samples else None
-    drawn = None if shown is None else graph.step(shown, "samples")
-    found = make(store, graph.step(Evaluate(model, test, drawn), "evaluate")).json("metrics.json")
-    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+    measured = graph.step(Evaluate(model, test), "evaluate")
+    target = measured
+    if asked.samples:
+        shape = tuple(Manifest.open(store.artifact(test.address).file).shape)
+        how, eye = extractor(_judging(asked.features), shape, _no_rows, test, Scale())
+        drawn = graph.step(Sample(model, asked.samples, seed=asked.seed, labels=_all(store, model)), "samples")
+        # The measurement comes first, and both in one go: a cluster takes seconds to start.
+        judge = Judge((Drawn("samples", drawn),), test, None, how, eye)
+        target = graph.step(judge, "judge", after=(measured,))
+    made = make(store, target)
+    found = store.artifact(measured.address).json("metrics.json")
+    ends, cards = {"denoising_error": (found["denoising_error"], *found["ends"]["denoising_error"])}, found["cards"]
+    if asked.samples:
+        judged = made.json("judgement.json")
+        told = judged["numbers"]["samples"]
+        ends |= {name: (one["value"], one["low"], one["high"]) for name, one in told.items()}
+        cards = cards | judged["cards"]["samples"]
     if asked.json:
-        print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": found["cards"]}))
+        numbers = {name: value for name, (value, _, _) in ends.items()}
+        print(json.dumps({"model": model.address, "test": test.address, "metrics": numbers, "cards": cards}))
         return 0
-    for name, value in numbers.items():
-        print(f"{name:<20} {value:.4f}")
+    for name, one in ends.items():
+        print(f"{name:<20} {between(*one)}")
     return 0
+
+
+def _judging(features: str | None) -> Any:
+    from pipeline.metrics.features import Features
+    from pipeline.metrics.judging import Judging
+
+    if features is None:
+        return Judging()
+    return Judging(config.from_json(Features, recipes.read_yaml(features, "--features"), "features"))
+
+
+def _no_rows() -> Step:
+    raise config.ConfigError("a classifier learns from a recipe's rows: judge with it there, by --set judging.features")
 
 
 def _all(store: Store, model: Given) -> tuple[int, ...]:

@@ -38,10 +38,15 @@ class DenoisingError:
         """The levels (levels,), ascending."""
         return torch.logspace(torch.tensor(self.low).log10(), torch.tensor(self.high).log10(), self.levels)
 
-    @torch.no_grad()
     def __call__(self, D: Denoiser, x0: Tensor, ids: Sequence[str], cond: Tensor | None = None) -> tuple[float, Tensor]:
         """(E, errors (levels,)) of D, told `cond`, on x0 (B, *); noise is keyed by an image's id, level and draw."""
-        errors = torch.zeros(self.levels, dtype=torch.float64)
+        errors = self.each(D, x0, ids, cond).mean(0)
+        return float(self.integral(errors)), errors
+
+    @torch.no_grad()
+    def each(self, D: Denoiser, x0: Tensor, ids: Sequence[str], cond: Tensor | None = None) -> Tensor:
+        """Errors (B, levels) of the images one by one, float64: what their mean varies by is known from them."""
+        errors = torch.zeros(len(x0), self.levels, dtype=torch.float64)
         sigmas = self.sigmas()
         for start in range(0, len(x0), self.batch):
             x, names = x0[start : start + self.batch], ids[start : start + self.batch]
@@ -51,9 +56,8 @@ class DenoisingError:
                 level = sigma.to(x.device).expand(len(x))
                 for z in noise[i]:
                     D0 = D(x + expand(level, x) * z, level, told)
-                    errors[i] += ((D0 - x) ** 2).flatten(1).mean(1).double().sum().cpu()
-        errors /= self.draws * len(x0)
-        return float(self.integral(errors)), errors
+                    errors[start : start + len(x), i] += ((D0 - x) ** 2).flatten(1).mean(1).double().cpu()
+        return errors / self.draws
 
     def integral(self, errors: Tensor) -> Tensor:
         """Σ p λ error / Σ p over the last axis (levels)."""

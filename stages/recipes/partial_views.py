@@ -12,6 +12,7 @@ ones, and joins the combination in its turn: Monte-Carlo EM (Rozet et al. 2024),
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
@@ -19,6 +20,7 @@ from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.diffusion.combine import Mode
 from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Pool
@@ -27,8 +29,10 @@ from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Regularisation, Seen, TrainResidual
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
+from stages.extractors import extractor
 from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.joint import Rows, TrainJoint
+from stages.judge import Drawn, Judge
 from stages.overlaps import overlaps
 from stages.restore import Restore
 from stages.sample import Sample
@@ -67,6 +71,7 @@ def partial_views(
     seed: int = 0,
     readers: int = 1,
     scale: Scale = Scale(),
+    judging: Judging = Judging(),
     views: tuple[Named, ...] | None = None,
     view_backbone: Backbone = unet.Config(dropout=0.4),
     joint_backbone: Backbone = unet.Config(dropout=0.3),
@@ -103,10 +108,11 @@ def partial_views(
         draws: completions of a row in a round.
         combine: how views become one.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
-        samples: how many images each model draws for the Fréchet distance.
+        samples: how many images each model draws, to be judged.
         seed: of every random choice.
         readers: how many processes decode or corrupt images at a time.
         scale: workers of each training step, and CPUs and GPUs of each worker.
+        judging: in which features samples are judged, and how.
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
         joint_backbone: network of the joint model.
@@ -152,7 +158,10 @@ def partial_views(
     ]
     sets = [("clean", few), *((v.name, d) for v, d in zip(chosen, harmed, strict=True)), ("test", held)]
     census = step(Census(tuple(Stored(name, data) for name, data in sets), seed), "census", wide)
-    looked = (census,)  # a leak is to be known before hours are spent on it
+    unharmed = Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed)
+    every = partial(step, unharmed, "data/unharmed", wide)
+    how, eye = extractor(judging, shape, every, held, replace(scale, workers=1))
+    looked = (census,) if eye is None else (census, eye)  # what is wrong is to be known before hours are spent on it
     seen = [
         Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale, looked))
         for v, d in zip(chosen, harmed, strict=True)
@@ -198,14 +207,13 @@ def partial_views(
     models = {"composed": composed, "base": base} | models
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale, looked)
     if ceiling:
-        every = step(Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed), "data/unharmed", wide)
-        models["ceiling"] = step(Train(every, ceiling_backbone, ceiling_fit, seed), "ceiling", scale, looked)
+        models["ceiling"] = step(Train(every(), ceiling_backbone, ceiling_fit, seed), "ceiling", scale, looked)
 
     contestants = []
     for name, model in models.items():
         drawn = step(Sample(model, samples, seed=seed), f"samples/{name}", one)
-        judged = step(Evaluate(model, held, drawn), f"evaluate/{name}", one)
-        contestants.append(Contestant(name, judged, drawn))
+        contestants.append(Contestant(name, step(Evaluate(model, held), f"evaluate/{name}", one), drawn))
+    drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
     return step(
         Compare(
             title="Diffusion from partial views",
@@ -217,6 +225,7 @@ def partial_views(
             base=base,
             names=tuple(names),
             census=census,
+            judgement=step(Judge(drawn_by, held, few, how, eye), "judge", wide),
         ),
         "report",
     )

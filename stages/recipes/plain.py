@@ -10,12 +10,15 @@ from pipeline.backbones.condition import Labels
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
+from stages.extractors import extractor
 from stages.ingest import Ingest, OnBad, image_shape, snapshot
+from stages.judge import Drawn, Judge
 from stages.labels import classes_of
 from stages.sample import Sample
 from stages.sets import Stored
@@ -39,6 +42,7 @@ def plain(
     seed: int = 0,
     readers: int = 1,
     scale: Scale = Scale(),
+    judging: Judging = Judging(),
     backbone: Backbone = adm.Config(16, (1, 2), 1, (1,), head=32, embedding=64, dropout=0.1),
     fit: Fit = Fit(images=48_000, unconditional=0.1),
 ) -> Step:
@@ -57,11 +61,12 @@ def plain(
             image in a grey set is refused.
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
-        samples: how many images are drawn for the Fréchet distance.
+        samples: how many images are drawn and judged.
         weight: of classifier-free guidance, for a second set of samples, where there are labels; 1: there is none.
         seed: of every random choice.
         readers: how many processes decode images at a time.
         scale: workers of the training step, and CPUs and GPUs of each worker.
+        judging: in which features samples are judged, and how.
         backbone: the network, such as {is: pipeline.backbones.dit.Config, width: 96, depth: 6, heads: 3}.
         fit: how it is trained.
     """
@@ -77,16 +82,21 @@ def plain(
     held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
     rows = step(Corrupt(full, Part(test, None, seed), Clean(), seed), "data/train", wide)
     census = step(Census((Stored("train", rows), Stored("test", held)), seed), "census", wide)
-    model = step(Train(rows, network, fit, seed), "model", scale, (census,))
+    how, eye = extractor(judging, shape, lambda: rows, held, one)
+    looked = (census,) if eye is None else (census, eye)  # what makes them unfit is to be known before hours are spent
+    model = step(Train(rows, network, fit, seed), "model", scale, looked)
     drawn = {"model": Sample(model, samples, seed=seed, labels=labels)}
     if labels and fit.unconditional and weight != 1:
         drawn["guided"] = dataclasses.replace(drawn["model"], classifier_free=True, weight=weight)
     contestants = []
     for name, asked in drawn.items():
         made = step(asked, f"samples/{name}", one)
-        contestants.append(Contestant(name, step(Evaluate(model, held, made), f"evaluate/{name}", one), made))
+        contestants.append(Contestant(name, step(Evaluate(model, held), f"evaluate/{name}", one), made))
     shown = (Shown("train", rows), Shown("test", held))
-    return step(Compare("A diffusion model", tuple(contestants), shown, None, census=census), "report")
+    drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
+    judged = step(Judge(drawn_by, held, rows, how, eye), "judge", wide)
+    report = Compare("A diffusion model", tuple(contestants), shown, None, census=census, judgement=judged)
+    return step(report, "report")
 
 
 def told(backbone: Backbone, classes: int) -> Backbone:

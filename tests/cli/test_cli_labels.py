@@ -15,7 +15,7 @@ from test_cli_models import _Quiet
 from pipeline.data.records import Examples
 from pipeline.diffusion.guide import ClassifierFree
 from pipeline.diffusion.sample import Heun, samples
-from pipeline.engine import cluster, track
+from pipeline.engine import cluster, tasks, track
 from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Given
 from pipeline.learning.weights import unpack
@@ -32,6 +32,7 @@ def models(kintsugi, monkeypatch):
     monkeypatch.setattr(track, "Tracking", _Quiet)
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given: function(*given))
+    monkeypatch.setattr(tasks, "each", lambda function, items, at: map(function, items))
     two = kintsugi("run", "model", "--classes", "2", "--json").json["target"]
     none = kintsugi("run", "model", "--json").json["target"]
     assert kintsugi("run", "model", "--classes", "3").code == 0

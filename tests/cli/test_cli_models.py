@@ -49,7 +49,7 @@ def test_images_are_drawn_once_and_measured(models, tmp_path):
 
     judged = kintsugi("evaluate", "model/model", "--test", "model/model", "--samples", "4", "--json")
     assert judged.code == 0, judged.err
-    assert set(judged.json["metrics"]) == {"denoising_error", "frechet"}
+    assert set(judged.json["metrics"]) == {"denoising_error", "frechet", "kernel", "sliced_wasserstein"}, "too few"
     assert judged.json["cards"]["frechet"]["samples"] == 4
 
     kintsugi("evaluate", small, "--test", "model/model", "--samples", "0").refused("(1, 4, 4)", "(1, 8, 8)")

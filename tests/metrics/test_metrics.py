@@ -8,7 +8,7 @@ import torch
 from pipeline.diffusion.exact import Gaussian
 from pipeline.keys import Key
 from pipeline.metrics.denoising import DenoisingError
-from pipeline.metrics.frechet import Pixels, frechet, moments
+from pipeline.metrics.features import Pixels
 
 
 def test_denoising_error_of_the_exact_denoiser_is_its_posterior_variance():
@@ -42,31 +42,8 @@ def test_noise_belongs_to_the_image_and_not_to_the_batch():
     torch.testing.assert_close(permuted, whole)
 
 
-def test_frechet_of_gaussians_with_commuting_covariances():
-    """|Δμ|² + Σ (√λ₁ − √λ₂)²: affine images of one sample have exactly these moments."""
-    z = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(z.T))).T
-    a, b = z * torch.tensor([1.0, 2.0, 3.0]) + 1, z * torch.tensor([2.0, 2.0, 1.0])
-    assert frechet(a, b) == pytest.approx(3 + 1 + 0 + 4)
-
-
-def test_frechet_is_zero_on_itself_symmetric_and_invariant_under_rotation():
-    generator = torch.Generator().manual_seed(1)
-    a = torch.randn(200, 6, generator=generator, dtype=torch.float64)
-    b = a[:100] * 1.5 + 0.3
-    q = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
-    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet(a, b) == pytest.approx(frechet(b, a))
-    assert frechet(a @ q, b @ q) == pytest.approx(frechet(a, b))
-
-
 def test_pixels_average_and_name_themselves():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert torch.equal(Pixels(side=2)(x), torch.tensor([[2.5, 4.5, 10.5, 12.5]], dtype=torch.float64))
     assert Pixels()(torch.zeros(2, 3, 5, 20)).shape == (2, 3 * 5 * 8)
-    assert "2x2" in Pixels(side=2).name
-
-
-def test_one_image_has_no_covariance():
-    with pytest.raises(ValueError, match="at least 2"):
-        moments(torch.zeros(1, 3))
+    assert "2x2" in Pixels(side=2).card["resize"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline import graph
+from pipeline.metrics.judging import ORDER
 from pipeline.store import Store
 from stages.__main__ import main
 from stages.corrupt import load
@@ -21,8 +22,8 @@ GOLDEN = {
     "joint": "9b79da924419ce51557d",
     "base": "5e4249e20a15750ebcc7",
     "composed": "6fb64f241b51babd15cf",
-    "evaluate/ceiling": "7fcaf90ec18dba5a2b56",
-    "report": "0751a2977adcde2fff8e",
+    "evaluate/ceiling": "8e739753962bd4f866b2",
+    "report": "cf606b17e519b14c418a",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
@@ -83,20 +84,22 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 32, "cached": 0}
+    assert first["steps"] == {"run": 33, "cached": 0}
     names = {
         f"{kind}/{model}"
-        for kind in ("denoising_error", "frechet")
+        for kind in ("denoising_error", *ORDER)
         for model in ("composed", "base", "joint", "completed", "clean_only")
     }
     assert first["metrics"].keys() == names | {"ratio"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 10
     assert "http" not in page, "it fetches something"
+    assert page.count("<th>precision</th>") == page.count("<th>d₁/d₂ under ⅓</th>") == 1
+    assert "16 samples against 1653 held-out images" in page
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 32}
+    assert second["steps"] == {"run": 0, "cached": 33}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -119,7 +122,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
         torch.testing.assert_close(view.map(whole.x()), rows.x().repeat(2, 1, 1, 1), rtol=0, atol=2e-3)
         assert not torch.equal(whole.x()[:40], whole.x()[40:])
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 32
+    assert len(runs) == 33
     assert {status for _, status in runs} == {"FINISHED"}
 
 

@@ -12,6 +12,7 @@ from pipeline import graph
 from pipeline.backbones import dit, mlp
 from pipeline.backbones.condition import Labels
 from pipeline.learning.weights import unpack
+from pipeline.metrics.judging import ORDER
 from pipeline.store import Store
 from stages.__main__ import main
 from stages.corrupt import load
@@ -74,8 +75,8 @@ def test_a_toy_size_of_it_runs_with_labels_and_too_few_classes_are_a_sentence(on
     words = ["run", "plain", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main([*words, "--classes", "10"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert said["steps"] == {"run": 10, "cached": 0}
-    kinds = {f"{kind}/{name}" for kind in ("denoising_error", "frechet") for name in ("model", "guided")}
+    assert said["steps"] == {"run": 10, "cached": 0}  # both sets of samples are of one model, which is measured once
+    kinds = {f"{kind}/{name}" for kind in ("denoising_error", *ORDER) for name in ("model", "guided")}
     assert said["metrics"].keys() == kinds
     page = (tmp_path / "runs/results/plain" / said["target"] / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 7
