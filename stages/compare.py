@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import nearest
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.store import Artifact
 from stages.census_page import summary
 from stages.corrupt import load
+
+KINDS = ("denoising_error", "frechet")  # of every contestant
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Compare(Stage):
         base: the combined views, whose errors are plotted.
         names: those of the base's parts, in its order.
         census: what the sets hold.
+        selection: how the first contestant was measured on other images than the test images, to choose options by.
     """
 
     title: str
@@ -60,10 +64,13 @@ class Compare(Stage):
     base: Step | None = None
     names: tuple[str, ...] = ()
     census: Step | None = None
+    selection: Step | None = None
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
         metrics = self.metrics(found)
+        if self.selection is not None:
+            metrics["selection"] = at.open(self.selection).json("metrics.json")["denoising_error"]
         report = Report(self.title, [self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
@@ -81,9 +88,23 @@ class Compare(Stage):
         at.out.write("metrics.json", json.dumps(metrics))
         at.out.write("report.html", report.html())
 
+    def behind(self, metric: str) -> tuple[Step | None, str]:
+        """(the step whose `metrics.json` has a metric, its name there); None: this stage's own has it.
+
+        Raises: ValueError: there is no such metric.
+        """
+        names = {f"{kind}/{c.name}": (c.evaluation, kind) for c in self.contestants for kind in KINDS}
+        known: dict[str, tuple[Step | None, str]] = {**names}
+        known |= {} if self.selection is None else {"selection": (self.selection, "denoising_error")}
+        known |= {} if self.against is None else {"ratio": (None, "ratio")}
+        known |= {} if self.ceiling is None else {"gap_closed": (None, "gap_closed")}
+        if metric not in known:
+            raise ValueError(f"this recipe reports no '{metric}'{nearest(metric, known)}")
+        return known[metric]
+
     def metrics(self, found: dict[str, dict[str, Any]]) -> dict[str, float]:
         """{"denoising_error/<name>", "frechet/<name>", "ratio", and "gap_closed" where there is a ceiling}."""
-        values = {f"{kind}/{name}": m[kind] for kind in ("denoising_error", "frechet") for name, m in found.items()}
+        values = {f"{kind}/{name}": m[kind] for kind in KINDS for name, m in found.items()}
         if self.against is None:
             return values
         best, base = (found[n]["denoising_error"] for n in (self.contestants[0].name, self.against))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
+from pipeline.data.records import Examples
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates
-from pipeline.diffusion.compose import Base, Composed, Residual, View
+from pipeline.diffusion.compose import Base, Composed, Evidence, Residual, View
+from pipeline.diffusion.denoiser import expand
 from pipeline.engine import cluster
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Stage, Step
@@ -23,6 +27,7 @@ from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.state import State
 from pipeline.learning.weights import pack, unpack
+from pipeline.metrics.denoising import DenoisingError
 from pipeline.objectives.residual import ResidualDenoising
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
@@ -122,6 +127,7 @@ class TrainResidual(Trains):
     """Base plus residual: a composed denoiser, its residual trained on the full images `clean`, gated on `held`."""
 
     version: ClassVar[int] = 2
+    stream: ClassVar[str] = "held_out"
 
     base: Step
     clean: Step
@@ -138,7 +144,7 @@ class TrainResidual(Trains):
         return Residual.Config(shape_of(self.clean), len(views), self.backbone)
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
-        return partial(_course, self, open(self.base), open(self.clean))
+        return partial(_course, self, open(self.base), open(self.clean), open(self.held))
 
     def run(self, at: Context) -> None:
         save = partial(_save, self, at.open(self.base), at.open(self.held))
@@ -146,7 +152,7 @@ class TrainResidual(Trains):
         at.out.write("metrics.json", json.dumps(metrics))
 
 
-def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch.device) -> Course:
+def _course(stage: TrainResidual, base: Artifact, clean: Artifact, held: Artifact, device: torch.device) -> Course:
     module, examples = unpack(base.read, device, Base), load(clean)
     x0 = examples.x()
     std = float((x0 - x0.mean(0)).square().mean().sqrt())
@@ -162,7 +168,29 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, device: torch
         key=key,
         bf16=stage.fit.bf16,
         names=InMemory(examples).ids,
+        held=Watched(module, load(held)),
     )
+
+
+class Watched:
+    """The denoising error of a base with a residual, gates open, on rows held out; the base is asked but once."""
+
+    def __init__(self, base: Base, held: Examples):
+        self.base, self.held = base, held
+        self.error = DenoisingError(levels=8)
+        self.seen: list[tuple[Evidence, Tensor]] = []
+
+    def __call__(self, F: nn.Module) -> float:
+        device, turns = next(F.parameters()).device, itertools.count()
+
+        def D(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+            turn = next(turns)
+            if turn == len(self.seen):
+                self.seen.append((self.base.see(x, sigma), self.base.config.bins.read(self.base.scale, sigma)))
+            seen, unit = self.seen[turn]
+            return seen.mean + expand(unit, x) * F(x, sigma, seen, unit)
+
+        return self.error(D, self.held.x().to(device), self.held.ids)[0]
 
 
 def _save(stage: TrainResidual, base: Artifact, held: Artifact, state: State) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.graph import Scale, Step, step
+from pipeline.metrics.denoising import DenoisingError
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Pool
@@ -192,6 +193,8 @@ def partial_views(
         drawn = step(Sample(model, samples, seed=seed), f"samples/{name}", one)
         judged = step(Evaluate(model, held, drawn), f"evaluate/{name}", one)
         contestants.append(Contestant(name, judged, drawn))
+    # What chooses among options must not be the test images, which say what the choice was worth.
+    chooses = Evaluate(composed, judges, error=DenoisingError(draws=8))
     return step(
         Compare(
             title="Diffusion from partial views",
@@ -203,6 +206,7 @@ def partial_views(
             base=base,
             names=tuple(names),
             census=census,
+            selection=step(chooses, "evaluate/selection", one),
         ),
         "report",
     )
