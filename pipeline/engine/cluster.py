@@ -113,15 +113,20 @@ def _gently() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if TRAINING:
-            log.warning("what is being trained ends after this step, with a checkpoint")
-        for topic, ended in list(TRAINING.items()):
-            ended.set()
-            board().end.remote(topic)
-        until = time.monotonic() + PATIENCE
-        while TRAINING and time.monotonic() < until:
-            time.sleep(0.05)
+        end_training()
         raise
+
+
+def end_training() -> None:
+    """End what this process trains, after the step it is at, with a checkpoint, and wait for that for a while."""
+    if TRAINING:
+        log.warning("what is being trained ends after this step, with a checkpoint")
+    for topic, ended in list(TRAINING.items()):
+        ended.set()
+        board().end.remote(topic)
+    until = time.monotonic() + PATIENCE
+    while TRAINING and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

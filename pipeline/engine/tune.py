@@ -30,6 +30,7 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends a sweep as it ends a run
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial posts now how it does, now what it came to
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -42,7 +43,7 @@ class Turn:
 
     def __init__(self, trial: Trial, topic: str):
         self.trial, self.topic = trial, topic
-        self.stopped, self.lost = threading.Event(), ""
+        self.stopped, self.lost, self.interrupted = threading.Event(), "", False
         self.last: dict[str, Any] = {}
         self.start = time.monotonic()
 
@@ -105,7 +106,11 @@ def sweep(plan: Plan, ledger: Ledger, drive: Drive, listen: Callable[[Trial], No
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except BaseException:
+            turns.interrupt()
+            raise
         turns.join()
 
 
@@ -139,6 +144,16 @@ class _Turns:
             turn.lost = lost
             turn.stopped.set()
 
+    def interrupt(self) -> None:
+        """Let trials end after what they are doing; they go on when the sweep does."""
+        for turn, _ in self.turns.values():
+            turn.interrupted = True
+            turn.stopped.set()
+        until = time.monotonic() + cluster.PATIENCE
+        cluster.end_training()
+        for _, thread in self.turns.values():
+            thread.join(max(0.0, until - time.monotonic()))
+
     def join(self) -> None:
         """Wait for what was stopped to write its checkpoint."""
         for _, thread in self.turns.values():
@@ -149,7 +164,7 @@ class _Turns:
         try:
             trial.value, trial.status = self.drive(turn), FINISHED
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
+            if turn.interrupted or isinstance(error, KeyboardInterrupt):
                 return  # it goes on when the sweep does
             if turn.stopped.is_set() and not turn.lost:
                 trial.status = STOPPED
