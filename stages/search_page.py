@@ -23,6 +23,9 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
         f"{'smaller' if smaller else 'larger'} is better.",
         f"{len(done)} trials finished, {len(by[STOPPED])} were stopped early, {len(by[FAILED])} failed.",
     ]
+    if len(done) > 1 and done[1].value == best.value:
+        same = sum(trial.value == best.value for trial in done)
+        lead.append(f"{same} trials came to exactly this; of these it is the one that was drawn first.")
     if metric == "selection":
         lead.append(
             "It was measured on held-out full images, which are few and also set the gates: small differences are "

@@ -177,7 +177,7 @@ def effects(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int
 
 def _label(value: Any) -> str:
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 18 else f"{text[:17]}…"
+    return (text if len(text) <= 18 else f"{text[:17]}…").replace("$", r"\$")  # matplotlib would set formulas
 
 
 def _figure(height: float = 4.2, width: float = 7.2) -> Figure:

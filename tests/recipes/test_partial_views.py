@@ -22,7 +22,7 @@ GOLDEN = {
     "base": "f6009571211b208fcc34",
     "composed": "037cda54fa0dc91cff91",
     "evaluate/ceiling": "7fcaf90ec18dba5a2b56",
-    "report": "ed15b1432c4ea3e87d15",
+    "report": "6d2d95fc40ae73e84b33",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
@@ -77,20 +77,20 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 32, "cached": 0}
+    assert first["steps"] == {"run": 33, "cached": 0}
     names = {
         f"{kind}/{model}"
         for kind in ("denoising_error", "frechet")
         for model in ("composed", "base", "joint", "completed", "clean_only")
     }
-    assert first["metrics"].keys() == names | {"ratio"}
+    assert first["metrics"].keys() == names | {"ratio", "selection"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 10
     assert "http" not in page, "it fetches something"
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 32}
+    assert second["steps"] == {"run": 0, "cached": 33}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -113,7 +113,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
         torch.testing.assert_close(view.map(whole.x()), rows.x().repeat(2, 1, 1, 1), rtol=0, atol=2e-3)
         assert not torch.equal(whole.x()[:40], whole.x()[40:])
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 32
+    assert len(runs) == 33
     assert {status for _, status in runs} == {"FINISHED"}
 
 
