@@ -119,9 +119,11 @@ def _gently() -> Iterator[None]:
 
 def end_training() -> None:
     """End what this process trains, after the step it is at, with a checkpoint, and wait for that for a while."""
-    if TRAINING:
-        log.warning("what is being trained ends after this step, with a checkpoint")
-    for topic, ended in list(TRAINING.items()):
+    going = [(topic, ended) for topic, ended in list(TRAINING.items()) if not ended.is_set()]
+    if not going:
+        return
+    log.warning("what is being trained ends after this step, with a checkpoint")
+    for topic, ended in going:
         ended.set()
         board().end.remote(topic)
     until = time.monotonic() + PATIENCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import yaml
@@ -92,9 +93,9 @@ def test_a_sweep_that_is_killed_goes_on_and_its_winner_is_the_best(kintsugi, bac
     assert said["best"]["options"]["penalty"] == min(errors, key=lambda penalty: errors[penalty])
     assert said["best"]["value"] == min(errors.values())
     assert store.find("ridge/best") == said["address"]
-    assert yaml.safe_load(open(said["options"]))["penalty"] == said["best"]["options"]["penalty"]
+    assert yaml.safe_load(Path(said["options"]).read_text())["penalty"] == said["best"]["options"]["penalty"]
     assert kintsugi("run", "ridge", "--config", said["options"], "--json").json["steps"] == {"run": 0, "cached": 2}
-    page = open(said["report"]).read()
+    page = Path(said["report"]).read_text()
     assert page.count("data:image/png;base64") == 2
     assert "a penalty of -1.0 cannot be" in page
     assert "http" not in page, "it fetches something"
