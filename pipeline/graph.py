@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -27,11 +27,15 @@ from .schedule import Event, Schedule, StepFailed
 from .store import Artifact, Store, StoreError, slug
 
 
+class Enough(Exception):
+    """What a tracker raises to say that nobody wants the step any more: training ends, with a checkpoint."""
+
+
 class Tracker(Protocol):
     """Where a running step reports to; never part of what the step is."""
 
     def metrics(self, values: Mapping[str, float], at: int) -> None:
-        """Scalars at `at` images seen (or rows done)."""
+        """Scalars at `at` images seen (or rows done). Raises: Enough: they are not wanted any more."""
         ...
 
     def picture(self, name: str, png: bytes) -> None:
@@ -155,10 +159,10 @@ def step(stage: Stage, label: str = "", scale: Scale | None = None, after: tuple
     return Step(stage, label or type(stage).__name__.lower(), scale or Scale(), after)
 
 
-def walk(target: Step) -> list[Step]:
-    """The target and everything that is to be done before it, each address once, in an order in which it may be."""
+def walk(*targets: Step) -> list[Step]:
+    """The targets and everything that is to be done before them, each address once, in an order in which it may be."""
     seen: dict[str, Step] = {}
-    stack = [target]
+    stack = [*reversed(targets)]
     while stack:
         node = stack[-1]
         fresh = [need for need in node.before if need.address not in seen]
@@ -213,7 +217,7 @@ def _brief(value: Any) -> str:
 
 
 def run(
-    target: Step,
+    target: Step | Sequence[Step],
     store: Store,
     tracker: Callable[[Step], Any],
     capacity: tuple[float, float] = (1, 0),
@@ -224,7 +228,7 @@ def run(
     What another run is making is waited for, and cached then; if that run fails or dies, it is made here.
 
     Args:
-        target: the step wanted.
+        target: the step wanted, or several.
         store: where artifacts are and go.
         tracker: a context manager for a step, giving its `Tracker`.
         capacity: (cores, devices) of the cluster.
@@ -234,7 +238,7 @@ def run(
         StepFailed: a step raised; the steps running beside it were let finish, and are kept.
         ValueError: a step wants more than the capacity.
     """
-    nodes = walk(target)
+    nodes = walk(*([target] if isinstance(target, Step) else target))
     missing = {node.address: node for node in nodes if not store.has(node)}
     schedule, made, failure = Schedule(missing.values(), store, capacity), 0, None
     for node in nodes:

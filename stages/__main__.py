@@ -19,6 +19,7 @@ VERBS = {
     "run": "make everything a recipe needs that is not made yet",
     "plan": "say what `run` would do, and why",
     "estimate": "say what the trainings of `run` would take in time, memory and money",
+    "search": "try options of a recipe, and keep the best",
     "show": "print a recipe's options, or what an artifact was made from",
     "diff": "say in which options two artifacts differ",
     "ls": "list artifacts",
@@ -60,9 +61,9 @@ def _command(words: list[str]) -> int:
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
     """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, estimate, running, verb_data, verb_models, verb_portable, verbs
+    from stages import doctor, estimate, running, verb_data, verb_models, verb_portable, verb_search, verbs
 
-    modules = (running, estimate, verbs, verb_models, verb_portable, doctor, verb_data)
+    modules = (running, estimate, verbs, verb_models, verb_portable, doctor, verb_data, verb_search)
     return next(getattr(module, verb) for module in modules if hasattr(module, verb))
 
 

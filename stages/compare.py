@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import nearest
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
+from pipeline.metrics.judging import ORDER
 from pipeline.store import Artifact
 from stages import views_page
 from stages.census_page import summary
@@ -53,6 +55,7 @@ class Compare(Stage):
         names: those of the base's parts, in its order.
         census: what the sets hold.
         judgement: how the contestants' samples compare with held-out images.
+        selection: how the first contestant was measured on other images than the test images, to choose options by.
     """
 
     title: str
@@ -65,11 +68,14 @@ class Compare(Stage):
     names: tuple[str, ...] = ()
     census: Step | None = None
     judgement: Step | None = None
+    selection: Step | None = None
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
         judged = None if self.judgement is None else at.open(self.judgement).json("judgement.json")
         metrics = self.metrics(found) | ({} if judged is None else flat(judged))
+        if self.selection is not None:
+            metrics["selection"] = at.open(self.selection).json("metrics.json")["denoising_error"]
         report = Report(self.title, [self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
@@ -87,6 +93,23 @@ class Compare(Stage):
         at.tracker.metrics(metrics, at=0)
         at.out.write("metrics.json", json.dumps(metrics))
         at.out.write("report.html", report.html())
+
+    def behind(self, metric: str) -> tuple[Step | None, str]:
+        """(the step whose `metrics.json` has a metric, its name there); None: this stage's own has it.
+
+        Raises: ValueError: there is no such metric.
+        """
+        names = [c.name for c in self.contestants]
+        known: dict[str, tuple[Step | None, str]] = {}
+        known |= {f"denoising_error/{c.name}": (c.evaluation, "denoising_error") for c in self.contestants}
+        if self.judgement is not None:
+            known |= {(of := f"{kind}/{name}"): (None, of) for kind in ORDER for name in names}
+        known |= {} if self.selection is None else {"selection": (self.selection, "denoising_error")}
+        known |= {} if self.against is None else {"ratio": (None, "ratio")}
+        known |= {} if self.ceiling is None else {"gap_closed": (None, "gap_closed")}
+        if metric not in known:
+            raise ValueError(f"this recipe reports no '{metric}'{nearest(metric, known)}")
+        return known[metric]
 
     def metrics(self, found: dict[str, dict[str, Any]]) -> dict[str, float]:
         """{"denoising_error/<name>", "ratio", and "gap_closed" where there is a ceiling}."""

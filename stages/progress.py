@@ -31,6 +31,10 @@ class Progress(ABC):
         """A step found something that a person should know before the others go on."""
 
     @abstractmethod
+    def trial(self, number: int, status: str, said: Mapping[str, object]) -> None:
+        """A trial of a sweep began or ended."""
+
+    @abstractmethod
     def close(self) -> None:
         """Leave the terminal as it was."""
 
@@ -57,6 +61,9 @@ class Lines(Progress):
 
     def warn(self, step: Step, text: str) -> None:
         self._write({"event": "warning", "step": step.label, "text": text})
+
+    def trial(self, number: int, status: str, said: Mapping[str, object]) -> None:
+        self._write({"event": "trial", "trial": number, "status": status, **said})
 
     def close(self) -> None:
         self.stream.flush()
@@ -118,8 +125,18 @@ class Bars(Progress):
     def warn(self, step: Step, text: str) -> None:
         self.console.print(f"{step.label}: {text}", style="yellow", highlight=False, markup=False)
 
+    def trial(self, number: int, status: str, said: Mapping[str, object]) -> None:
+        words = "  ".join(f"{name} {_brief(value)}" for name, value in said.items())
+        self.console.print(f"trial {number} {status}  {words}", highlight=False, markup=False)
+
     def close(self) -> None:
         self.bars.stop()
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_brief(inner)}" for name, inner in value.items())
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _waiting(event: Event) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from pipeline.store import Store
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
 from stages.ingest import notes
-from stages.progress import watch
+from stages.progress import Progress, watch
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,10 @@ def run(words: list[str]) -> int:
     store, target = asked.store, asked.target
     store.check_writable()
     results = store.place / f"results/{asked.name}/{target.fingerprint}"
-    results.write("config.yaml", _yaml(asked.options))
+    results.write("config.yaml", written(asked.options))
     progress = watch()
 
-    def listen(event: graph.Event) -> None:
-        if event.what in ("done", "cached"):  # not before: a name must not leave a good result for one that fails
-            store.point(asked.name, {event.step.label: event.step.address})
-        progress.event(event)
-        if event.what in ("done", "cached") and event.step.address.startswith("census/"):
-            for text in store.artifact(event.step.address).json("census.json")["warnings"]:
-                progress.warn(event.step, text)
-        if event.what in ("done", "cached") and event.step.address.startswith("ingest/"):
-            for text in notes(store.artifact(event.step.address).json("dataset.json")):
-                progress.warn(event.step, text)
-
+    listen = listener(store, asked.name, progress)
     try:
         if all(line.cached for line in graph.plan(target, store)):
             counts = graph.run(target, store, _untracked, listen=listen)
@@ -80,6 +71,24 @@ def run(words: list[str]) -> int:
     finally:
         progress.close()
     return _report(asked, counts, results, time.monotonic() - start)
+
+
+def listener(store: Store, recipe: str, progress: Progress, below: str = "") -> Callable[[graph.Event], None]:
+    """What names steps once they are made, under `below`, shows them, and says what a person should know of them."""
+
+    def listen(event: graph.Event) -> None:
+        made = event.what in ("done", "cached")
+        if made:  # not before: a name must not leave a good result for one that fails
+            store.point(recipe, {below + event.step.label: event.step.address})
+        progress.event(event)
+        if made and event.step.address.startswith("census/"):
+            for text in store.artifact(event.step.address).json("census.json")["warnings"]:
+                progress.warn(event.step, text)
+        if made and event.step.address.startswith("ingest/"):
+            for text in notes(store.artifact(event.step.address).json("dataset.json")):
+                progress.warn(event.step, text)
+
+    return listen
 
 
 def plan(words: list[str]) -> int:
@@ -154,5 +163,6 @@ def _untracked(step: graph.Step) -> Any:
     raise RuntimeError(f"{step.label} was found and is gone: run again")
 
 
-def _yaml(options: Any) -> str:
+def written(options: Any) -> str:
+    """A recipe's options as a file that `--config` takes."""
     return yaml.safe_dump(config.to_json(options, type(options)), sort_keys=False, allow_unicode=True)

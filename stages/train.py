@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -116,7 +117,12 @@ class Fit:
 
 
 class Trains(Stage):
-    """A stage that trains a network, of which can be known what it trains without doing so."""
+    """A stage that trains a network, of which can be known what it trains without doing so.
+
+    `stream` is which of the metrics that it posts says how well it does so far; smaller is better.
+    """
+
+    stream: ClassVar[str] = "loss"
 
     fit: Fit
 

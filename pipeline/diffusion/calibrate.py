@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.compose import Base
@@ -115,23 +115,6 @@ def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: 
         return [((base(x, sigma) - clean) ** 2).flatten(1).mean(1)]
 
     return measure(error, x0, ids, base.config.bins, key, draws).mean[0].sqrt().float()
-
-
-def remaining(base: Base, residual: nn.Module, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> float:
-    """The share of the base's squared error on x0 (B, *) that is left with the residual at its full length.
-
-    The mean over the bins, each in units of its own c_r²; the noise is the same whatever the residual.
-    """
-
-    def left(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
-        seen = base.see(x, sigma)
-        unit = base.config.bins.read(base.scale, sigma)
-        target = (clean - seen.mean) / expand(unit, x)
-        out = residual(x, sigma, seen, unit)
-        return [((out - target) ** 2).flatten(1).mean(1), (target**2).flatten(1).mean(1)]
-
-    with_it, without = measure(left, x0, ids, base.config.bins, key, draws).mean
-    return float((with_it / without).mean())
 
 
 def gates(base: Base, residual: Residual, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:

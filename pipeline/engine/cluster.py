@@ -113,15 +113,22 @@ def _gently() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if TRAINING:
-            log.warning("what is being trained ends after this step, with a checkpoint")
-        for topic, ended in list(TRAINING.items()):
-            ended.set()
-            board().end.remote(topic)
-        until = time.monotonic() + PATIENCE
-        while TRAINING and time.monotonic() < until:
-            time.sleep(0.05)
+        end_training()
         raise
+
+
+def end_training() -> None:
+    """End what this process trains, after the step it is at, with a checkpoint, and wait for that for a while."""
+    going = [(topic, ended) for topic, ended in list(TRAINING.items()) if not ended.is_set()]
+    if not going:
+        return
+    log.warning("what is being trained ends after this step, with a checkpoint")
+    for topic, ended in going:
+        ended.set()
+        board().end.remote(topic)
+    until = time.monotonic() + PATIENCE
+    while TRAINING and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""Pictures as PNG bytes: grids of images and curves over noise levels."""
+"""Pictures as PNG bytes: grids of images, curves over noise levels, what a sweep's trials chose and came to."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,11 +93,98 @@ def bars(values: Mapping[str, float], x_label: str) -> bytes:
     return _png(figure)
 
 
-def _figure(height: float = 4.2) -> Figure:
+@dataclass(frozen=True)
+class Axis:
+    """One option of several trials: a value each, on a logarithmic scale, or `listed` one beside the other."""
+
+    name: str
+    values: Sequence[Any]
+    logarithmic: bool = False
+    listed: bool = False
+
+    def places(self) -> tuple[list[float], list[tuple[float, str]]]:
+        """Where the values stand between 0 and 1, and (place, label) of ticks."""
+        if self.listed or not all(isinstance(value, int | float) for value in self.values):
+            unique = {repr(value): value for value in self.values}
+            numbers = all(isinstance(value, int | float) for value in unique.values())
+            names = sorted(unique, key=lambda name: unique[name] if numbers else name)
+            where = {name: (i + 0.5) / len(names) for i, name in enumerate(names)}
+            return [where[repr(value)] for value in self.values], [
+                (at, _label(unique[name])) for name, at in where.items()
+            ]
+        scaled = [math.log(value) if self.logarithmic else float(value) for value in self.values]
+        low, high = min(scaled), max(scaled)
+        spread = high - low or 1.0
+        ticks = [low + spread * i / 4 for i in range(5)] if high > low else [low]
+        labels = [_label(math.exp(tick) if self.logarithmic else tick) for tick in ticks]
+        return [(x - low) / spread for x in scaled], [
+            ((tick - low) / spread, label) for tick, label in zip(ticks, labels, strict=True)
+        ]
+
+
+def parallel(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int) -> bytes:
+    """Parallel coordinates: a line a trial through its options to its score, dark where that is small; `best` thick."""
+    from matplotlib import colormaps
+
+    figure = _figure(width=max(7.2, 1.8 * (len(axes) + 1)))
+    plot = figure.add_subplot()
+    every = [*axes, Axis(score, scores)]
+    places = [axis.places() for axis in every]
+    order = np.argsort(np.argsort(scores)) / max(1, len(scores) - 1)
+    for i in sorted(range(len(scores)), key=lambda i: i == best):
+        heights = [where[i] for where, _ in places]
+        colour = "#cc3311" if i == best else colormaps["viridis"](0.9 * order[i])
+        plot.plot(range(len(every)), heights, "o-", markersize=3, color=colour, linewidth=2.6 if i == best else 1.1)
+    for x, (_, ticks) in enumerate(places):
+        plot.axvline(x, color="#888888", linewidth=0.8, zorder=0)
+        for height, label in ticks:
+            plot.annotate(
+                label,
+                (x, height),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+            )
+    plot.set_xticks(range(len(every)), [axis.name for axis in every])
+    plot.set_xlim(-0.15, len(every) - 0.55)
+    plot.set_yticks([])
+    plot.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    return _png(figure)
+
+
+def effects(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int) -> bytes:
+    """A small plot an option: each trial's score against its value; `best` marked."""
+    columns = min(3, len(axes))
+    rows = -(-len(axes) // columns)
+    figure = _figure(width=max(4.2, 3.2 * columns), height=2.8 * rows)
+    for i, axis in enumerate(axes):
+        plot = figure.add_subplot(rows, columns, i + 1)
+        where, ticks = axis.places()
+        plot.scatter(where, scores, s=18, color="#4477aa", alpha=0.8, linewidths=0)
+        plot.scatter([where[best]], [scores[best]], s=70, marker="*", color="#cc3311", zorder=3)
+        plot.set_xticks([at for at, _ in ticks], [label for _, label in ticks], fontsize=8)
+        plot.tick_params(axis="y", labelsize=8)
+        plot.set_xlim(-0.08, 1.08)
+        plot.set_xlabel(axis.name, fontsize=9)
+        if i % columns == 0:
+            plot.set_ylabel(score, fontsize=9)
+        plot.grid(alpha=0.25)
+        plot.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _label(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return (text if len(text) <= 18 else f"{text[:17]}…").replace("$", r"\$")  # matplotlib would set formulas
+
+
+def _figure(height: float = 4.2, width: float = 7.2) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: its global state is not for threads
     return figure
 

@@ -17,11 +17,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import config
-from pipeline.graph import Step
+from pipeline.graph import Enough, Step
 from pipeline.identity import dumps
 from pipeline.lease import Lease
 from pipeline.place import Place
@@ -52,6 +53,30 @@ def without_password(text: str) -> str:
     """The text with user, password and query left out of every URL in it, fit for logs."""
     url = r"""(\w://)(?:[^/\s"']*@)?([^\s?"']*)(?:\?[^\s"',;)]*)?"""
     return re.sub(url, r"\1\2", text)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a run is of.
+
+    Args:
+        key: by which it is found again, a step's address for one.
+        name: for people.
+        tags: further ones.
+        options: as JSON values, logged as parameters.
+        parent: the run that it is nested in.
+    """
+
+    key: str
+    name: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    options: Any = None
+    parent: Run | None = None
+
+    @classmethod
+    def step(cls, step: Step) -> Subject:
+        """A step."""
+        return cls(step.address, step.label, {"kintsugi.fingerprint": step.fingerprint}, step.config)
 
 
 class Tracking:
@@ -85,12 +110,18 @@ class Tracking:
     @contextlib.contextmanager
     def run(self, step: Step) -> Iterator[Run]:
         """The step's run, closed as what became of the step."""
-        run = Run(self, step)
+        with self.of(Subject.step(step), lambda values, at: self.listen(step, values, at)) as run:
+            yield run
+
+    @contextlib.contextmanager
+    def of(self, subject: Subject, listen: Callable[[Mapping[str, float], int], None] | None = None) -> Iterator[Run]:
+        """The run of anything, the same one as the last time, closed as what became of it."""
+        run = Run(self, subject, listen)
         self._open.append(run)
         try:
             yield run
         except BaseException as error:
-            run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            run.close("KILLED" if isinstance(error, KeyboardInterrupt | Enough) else "FAILED")
             raise
         else:
             run.close("FINISHED")
@@ -109,18 +140,20 @@ class Tracking:
             return False
         return True
 
-    def run_id(self, step: Step) -> str:
-        """The step's run, found or made. Called within `deliver`."""
+    def run_id(self, subject: Subject) -> str:
+        """The subject's run, found or made. Called within `deliver`."""
         experiment = self._experiment
-        known = self.client.search_runs([experiment], f"tags.`kintsugi.address` = '{step.address}'", max_results=1)
+        known = self.client.search_runs([experiment], f"tags.`kintsugi.address` = '{subject.key}'", max_results=1)
         if known:
             self.client.update_run(known[0].info.run_id, status="RUNNING")
             if not known[0].data.params:  # an attempt that ended before it could log them
-                self._parameters(known[0].info.run_id, step)
+                self._parameters(known[0].info.run_id, subject.options)
             return known[0].info.run_id
-        tags = {"kintsugi.address": step.address, "kintsugi.fingerprint": step.fingerprint}
-        made = self.client.create_run(experiment, run_name=step.label, tags=tags)
-        self._parameters(made.info.run_id, step)
+        tags = {"kintsugi.address": subject.key, **subject.tags}
+        if subject.parent is not None:
+            tags["mlflow.parentRunId"] = subject.parent.known()
+        made = self.client.create_run(experiment, run_name=subject.name, tags=tags)
+        self._parameters(made.info.run_id, subject.options)
         return made.info.run_id
 
     @functools.cached_property
@@ -128,20 +161,22 @@ class Tracking:
         found = self.client.get_experiment_by_name(self._name)
         return found.experiment_id if found else self.client.create_experiment(self._name, self._artifacts)
 
-    def _parameters(self, run_id: str, step: Step) -> None:
+    def _parameters(self, run_id: str, options: Any) -> None:
         from mlflow.entities import Param
 
-        flat = config.leaves(step.config)
+        flat = {} if options is None else config.leaves(options)
         params = [Param(_key(path), without_password(str(value))[:500]) for path, value in flat.items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])
 
 
 class Run:
-    """One step's `Tracker`: buffers what is to be logged, drops what an earlier attempt already logged."""
+    """A `Tracker`, of one step as a rule: buffers what is to be logged, drops what an earlier attempt had logged."""
 
-    def __init__(self, tracking: Tracking, step: Step):
-        self.tracking, self.step = tracking, step
+    def __init__(
+        self, tracking: Tracking, subject: Subject, listen: Callable[[Mapping[str, float], int], None] | None = None
+    ):
+        self.tracking, self.subject, self.listen = tracking, subject, listen
         self._id = ""
         self._metrics: list[tuple[str, float, int, int]] = []
         self._files: list[tuple[str, bytes]] = []
@@ -151,7 +186,8 @@ class Run:
 
     def metrics(self, values: Mapping[str, float], at: int) -> None:
         """Log scalars at `at` images; a key never goes back to an earlier `at`."""
-        self.tracking.listen(self.step, values, at)
+        if self.listen is not None:
+            self.listen(values, at)
         now = int(time.time() * 1000)
         for key, value in values.items():
             if at > self._last.get(slug(key), -1):
@@ -173,6 +209,12 @@ class Run:
         if self._flush():
             self.tracking.deliver(lambda: self.tracking.client.set_terminated(self._id, status))
 
+    def known(self) -> str:
+        """Its id, found or made now. Called within `deliver`."""
+        if not self._id:
+            self._begin(self.tracking.run_id(self.subject))
+        return self._id
+
     def _flush(self) -> bool:
         """Whether nothing is left to deliver."""
         came = self.tracking.deliver(self._send)
@@ -183,8 +225,7 @@ class Run:
         from mlflow.entities import Metric
 
         client = self.tracking.client
-        if not self._id:
-            self._begin(self.tracking.run_id(self.step))
+        self.known()
         while batch := self._metrics[:MOST]:
             client.log_batch(self._id, metrics=[Metric(key, value, when, at) for key, value, when, at in batch])
             del self._metrics[: len(batch)]

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,7 +26,8 @@ from torch import Tensor
 
 from pipeline.engine import cluster
 from pipeline.engine.pulse import PULSE
-from pipeline.graph import Context, Scale
+from pipeline.engine.relay import relay
+from pipeline.graph import Context, Enough, Scale
 from pipeline.learning.averages import written
 from pipeline.learning.background import Background
 from pipeline.learning.checkpoint import Checkpoints
@@ -73,15 +73,18 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
         ValueError: what a worker said is wrong with the data or the configuration, which is not tried again; or so many
             workers cannot share a batch or the examples.
         RuntimeError: the workers failed more often than `cadence.failures`.
+        Enough: the tracker wanted no more; training goes on from a checkpoint when the step is run again.
     """
     worlds = at.scale.worlds(cadence.batch, examples)
     if at.scale.most is not None and worlds[-1] < at.scale.most:
         log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
     how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale, "board": cluster.board()}
-    with cluster.training() as (topic, ended), _relay(topic, at):
+    with cluster.training() as (topic, ended), relay(topic, at) as enough:
         while "stopped" in (returned := _group({**how, "topic": topic}, at, worlds)):
             if ended.is_set():
                 raise KeyboardInterrupt
+            if enough.is_set():
+                raise Enough(f"stopped at {returned['stopped']} images, with a checkpoint")
             log.warning("the workers were told to end: training goes on from %d images", returned["stopped"])
     if "refused" in returned:
         raise ValueError(returned["refused"])
@@ -169,7 +172,10 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
 
         hooks = []
         if rank == 0:
-            rate = Rate(course)
+            rate, held = Rate(course), course.held
+            if held is not None and not divided:  # before the post that carries it
+                tenth = max(cadence.batch, course.clock.images // 10)
+                hooks.append(Every(tenth, lambda state, metrics: last.update(held_out=held(state.average))))
             hooks.append(Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state))))
         if rank == 0 or divided:  # what is divided is brought together by all
             if cadence.averages is not None:  # before the checkpoint after which they would not be made again
@@ -217,40 +223,6 @@ class Rate:
         end = self.course.clock.images
         left = (end - state.images) / rate if rate else 0.0
         return {"images_per_second": rate, "input_wait_percent": waiting, "eta": left, "done": state.images / end}
-
-
-@contextmanager
-def _relay(topic: str, at: Context) -> Iterator[None]:
-    """Pass on what workers post to the step's tracker, while the context is open."""
-    import ray
-    import ray.exceptions
-
-    closing, board = threading.Event(), cluster.board()
-
-    def drain() -> None:
-        try:
-            posts = ray.get(board.take.remote(topic))
-        except ray.exceptions.RayError as error:  # a lost progress line must not cost a training run
-            log.warning("progress of a step was lost: %s", error)
-            posts = []
-        for post in posts:
-            if "said" in post:
-                log.warning("%s", post["said"])
-                continue
-            at.tracker.metrics(post["values"], at=post["at"])
-
-    def watch() -> None:
-        while not closing.wait(0.5):
-            drain()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        closing.set()
-        watcher.join()
-        drain()
 
 
 @contextmanager

@@ -24,7 +24,8 @@ log = logging.getLogger("kintsugi")
 class Course:
     """`batches(start, rank, world)` gives this process's share of every global batch from image `start` on.
 
-    `names` gives the ids of examples by the indices that the batches have.
+    `names` gives the ids of examples by the indices that the batches have. `held` measures the averaged model on images
+    that train nothing, for who watches: nothing comes of it, unlike of `validate`.
     """
 
     state: State
@@ -37,6 +38,7 @@ class Course:
     bf16: bool = False
     waited: float = 0.0
     names: Names | None = None
+    held: Callable[[nn.Module], float] | None = None
 
     def run(
         self,

@@ -20,13 +20,14 @@ from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.diffusion.combine import Mode
 from pipeline.graph import Scale, Step, step
+from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Pool
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
-from stages.compose import Combine, Regularisation, Seen, TrainResidual
+from stages.compose import Combine, Seen
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
@@ -34,6 +35,7 @@ from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.joint import Rows, TrainJoint
 from stages.judge import Drawn, Judge
 from stages.overlaps import overlaps
+from stages.residual import Regularisation, TrainResidual
 from stages.restore import Restore
 from stages.sample import Sample
 from stages.sets import Stored
@@ -214,6 +216,8 @@ def partial_views(
         drawn = step(Sample(model, samples, seed=seed), f"samples/{name}", one)
         contestants.append(Contestant(name, step(Evaluate(model, held), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
+    # What chooses among options must not be the test images, which say what the choice was worth.
+    chooses = Evaluate(composed, judges, error=DenoisingError(draws=8))
     return step(
         Compare(
             title="Diffusion from partial views",
@@ -226,6 +230,7 @@ def partial_views(
             names=tuple(names),
             census=census,
             judgement=step(Judge(drawn_by, held, few, how, eye), "judge", wide),
+            selection=step(chooses, "evaluate/selection", one),
         ),
         "report",
     )

@@ -10,7 +10,6 @@ from test_compose import OVER_LEFT, OVER_RIGHT, POOL, SHAPE, field
 from torch import nn
 
 from pipeline.backbones.mlp import Config as MLP
-from pipeline.diffusion import calibrate
 from pipeline.diffusion.combine import Mode, visible
 from pipeline.diffusion.compose import Evidence
 from pipeline.diffusion.denoiser import expand
@@ -88,17 +87,6 @@ def test_a_branch_is_dropped_by_rows_that_no_world_size_changes():
     parts = [objective.draw(part, Key(1))["kept"] for part in batch.split(1024)]
     assert torch.equal(torch.cat(parts), kept)
     assert set(objective.draw(batch, Key(1))) == {"noise", "kept"}
-
-
-def test_what_remains_is_one_without_a_correction_and_the_posterior_share_with_the_best(known):
-    law, base, x0, best = known
-    ids = [str(i) for i in range(len(x0))]
-    calibrate.calibrate_base(base, x0[:2000], ids[:2000], Key(2), draws=1)
-    base.stack.zero_()
-    none = calibrate.remaining(base, Linear(law, 0 * best), x0[:500], ids[:500], Key(3))
-    assert none == pytest.approx(1.0, abs=1e-6)
-    half = calibrate.remaining(base, Linear(law, 0.5 * best), x0[:500], ids[:500], Key(3), draws=1)
-    assert 0 < half < 1
 
 
 @pytest.mark.parametrize("values", [(1.0, 1.0), (0.0, 1.0, 3.0, 0.5), (2.0, 0.0, 0.0, 1.0), (0.0, 5.0)])

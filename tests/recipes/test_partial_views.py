@@ -21,9 +21,9 @@ GOLDEN = {
     "view/left": "fac920dd8ef9c04b4f6a",
     "joint": "9b79da924419ce51557d",
     "base": "5e4249e20a15750ebcc7",
-    "composed": "6fb64f241b51babd15cf",
+    "composed": "865a1925188b3ce1967d",
     "evaluate/ceiling": "8e739753962bd4f866b2",
-    "report": "cf606b17e519b14c418a",
+    "report": "3b29fb1bbdb513dd6952",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
@@ -90,7 +90,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
         for kind in ("denoising_error", *ORDER)
         for model in ("composed", "base", "joint", "completed", "clean_only")
     }
-    assert first["metrics"].keys() == names | {"ratio"}
+    assert first["metrics"].keys() == names | {"ratio", "selection"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
     assert page.count("data:image/png;base64") >= 10
     assert "http" not in page, "it fetches something"
