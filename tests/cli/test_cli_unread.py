@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -119,6 +121,24 @@ def test_what_lies_beside_parquet_and_archives_is_counted_and_single_files_have_
     assert WebDataset(str(tmp_path)).unread() == {".md": 1, ".parquet": 1, ".png": 1}
     for one in (Parquet(str(tmp_path / "x.parquet")), WebDataset(str(tmp_path / "x.TAR")), source_of("digits")):
         assert one.unread() == {}
+
+
+def test_members_of_kinds_that_are_not_read_are_counted_within_archives(tmp_path, monkeypatch):
+    names = ["0.png", "0.cls", "0.sigma", "0.heic", "a/1.PNG", "a/1.seg.PNG", "a/1.Heic", "README", ".hidden"]
+    for name, folder in (("x.tar", "deep"), ("y.tgz", "")):
+        with tarfile.open(tmp_path / name, "w:gz" if name == "y.tgz" else "w") as tar:
+            for member in names:
+                info = tarfile.TarInfo(f"{folder}/{member}".removeprefix("/"))
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"1"))
+    (tmp_path / "notes.md").write_text("?")
+    one = {".heic": 2, "": 1, ".png": 1}
+    assert WebDataset(str(tmp_path / "x.tar")).unread() == one
+    both = WebDataset(str(tmp_path))
+    both.pieces()
+    monkeypatch.setattr("pipeline.data.webdataset.members", None)  # passed once is enough
+    assert both.unread() == {kind: 2 * count for kind, count in one.items()} | {".md": 1}
+    assert both == WebDataset(str(tmp_path))
 
 
 def test_hostile_suffixes_are_printable_and_few(tmp_path):
