@@ -2,7 +2,7 @@
 
 A file that cannot be used is handled by `on_bad`: `FAIL` stops at the first; `SKIP` leaves it out; `QUARANTINE` keeps
 its bytes under `quarantine/` as well. What was left out stands in `skipped.json`; more than `budget` of it is an error.
-Files of kinds that are not read at all are counted in `dataset.json`, by kind, under "not read".
+Files, members of tars and arrays that are not read at all are counted in `dataset.json`, by kind, under "not read".
 What is held of a set while it is made are its pieces and some numbers for each, never its ids or its rows.
 """
 
@@ -121,7 +121,7 @@ def notes(told: Mapping[str, Any]) -> list[str]:
     if skipped:
         said.append(f"{skipped} of {rows + skipped} images were left out: skipped.json says which and why.")
     if unread:
-        said.append(f"Files beside the images that were not read: {listed(unread)}.")
+        said.append(f"What lies beside the images and was not read: {listed(unread)}.")
     return said
 
 

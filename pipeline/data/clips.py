@@ -19,7 +19,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from pipeline.data.folders import MASK, SIGMA, SUFFIXES, number, read_beside
+from pipeline.data.folders import MASK, SIGMA, is_image, number, read_beside
 from pipeline.data.images import MAX_BYTES, MAX_HELD, BadImage, check_frames, header
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import Piece, Raw, spans
@@ -196,16 +196,12 @@ class Clips(Films):
 
 def _stills(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
     """The frames of a film in a folder, in their order."""
-    here = listing(fs, folder, lambda file: "/" not in file and _is_frame(file))
+    here = listing(fs, folder, lambda file: "/" not in file and is_image(file))
     return [file for file in here if not file.lower().endswith(ANIMATIONS)]
 
 
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.lower().endswith(MASK)
-
-
 def _is_shown(name: str) -> bool:
-    return _is_frame(name) or name.lower().endswith(VIDEOS)
+    return is_image(name) or name.lower().endswith(VIDEOS)
 
 
 def _count(data: bytes, name: str) -> int:

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.data.folders import MASK, SIGMA, SUFFIXES, number
+from pipeline.data.folders import MASK, OTHER_MASKS, SIGMA, SUFFIXES, number
 from pipeline.data.listing import commonest, inside, listing, locate, others_in, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_id, checked_label, spans
 from pipeline.data.splits import chosen
@@ -138,6 +138,11 @@ class WebDataset(Source):
             folder, _, base = member.name.rpartition("/")
             stem, dot, rest = base.partition(".")
             extension = f".{rest.lower()}"
+            if stem and extension in OTHER_MASKS and extension != MASK:
+                raise ValueError(
+                    f"{shown(member.name)} in {shown(file)} is named as a mask, which is read from {MASK} only: save it "
+                    "so, or rename it."
+                )
             if stem and rest.lower().endswith(SUFFIXES) and ODD.match(rest):
                 raise ValueError(
                     f"{shown(member.name)} in {shown(file)} has a dot in its name, after which WebDataset looks for "

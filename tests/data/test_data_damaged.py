@@ -186,6 +186,24 @@ def test_damage_that_does_not_fit_the_images_is_refused_with_its_name(tmp_path: 
         ingested(source_of(str(folder)), (1, 8, 7))
 
 
+@pytest.mark.parametrize("name", ["0.mask.jpg", "0.MASK.png", "0.mask.PNG", "0.mask.webp", "0.Sigma", "d/1.mask.JPEG"])
+@pytest.mark.parametrize("frames", [None, 1])
+def test_what_is_named_as_a_mask_or_sigma_is_read_as_one_or_refused(name, frames, tmp_path, refused) -> None:
+    for one in ("0.png", "1.png", "d/1.png"):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / one).write_bytes(png(U[0]))
+    (tmp_path / name).write_bytes(png(U[0]))
+    with refused(name, ".mask.png", "rename"):
+        source_of(str(tmp_path), frames=frames).pieces()
+
+
+def test_a_mask_is_no_image_whoever_asks_for_one(tmp_path: Path) -> None:
+    folder = stored("folder", tmp_path)
+    names = tuple(f"{i}.png" for i in range(6))
+    assert [piece.files for piece in Folder(folder).pieces()] == [names]
+    assert [piece.files for piece in Folder(folder, damage=("mask",)).pieces()] == [names]
+
+
 @pytest.mark.parametrize("name", ["caption", "text"])
 def test_captions_come_from_a_column_or_from_beside_the_image(name: str, tmp_path: Path, ingested) -> None:
     table = {"image": [png(u) for u in U], name: ["a", "ü", None, "", "e\nf", "g"]}

@@ -284,6 +284,11 @@ def test_an_image_with_a_dot_in_its_name_is_told_rather_than_passed_over(tmp_pat
         WebDataset(str(pack(tmp_path / "b.tar", [("img_1.5.png", png(1))]))).pieces()
 
 
+def test_a_mask_that_is_no_png_is_refused(tmp_path: Path, refused) -> None:
+    with refused("s/0.mask.jpg in m.tar is named as a mask", ".mask.png"):
+        WebDataset(str(pack(tmp_path / "m.tar", [("s/0.jpg", png(1)), ("s/0.mask.jpg", png(2))]))).pieces()
+
+
 def all_of(source: WebDataset):
     """Every sample."""
     return (raw for piece in source.pieces() for raw in source.read(piece))
