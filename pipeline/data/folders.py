@@ -103,8 +103,8 @@ def is_image(name: str) -> bool:
         lower.endswith((MASK, SIGMA)) and not name.endswith((MASK, SIGMA))
     ):
         raise ValueError(
-            f"{shown(name)} is named as a mask or sigma is, which are read from {MASK} and {SIGMA} only: save it so, or "
-            "rename what is none."
+            f"{shown(name)} is named as a mask or sigma is, which are read from {MASK} and {SIGMA} only: save it so, "
+            "or rename what is none."
         )
     return lower.endswith(SUFFIXES) and not lower.endswith(MASK)
 

@@ -140,8 +140,8 @@ class WebDataset(Source):
             extension = f".{rest.lower()}"
             if stem and extension in OTHER_MASKS and extension != MASK:
                 raise ValueError(
-                    f"{shown(member.name)} in {shown(file)} is named as a mask, which is read from {MASK} only: save it "
-                    "so, or rename it."
+                    f"{shown(member.name)} in {shown(file)} is named as a mask, which is read from {MASK} only: save "
+                    "it so, or rename it."
                 )
             if stem and rest.lower().endswith(SUFFIXES) and ODD.match(rest):
                 raise ValueError(
