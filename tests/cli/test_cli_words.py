@@ -175,7 +175,8 @@ def test_what_is_wrong_with_data_or_a_command_waits_for_neither_torch_nor_ray(fr
         import sys
         from stages.__main__ import main
         bad = ["empty", "nowhere", "x.npy", "set --sgima 3", "set --sigma 0", "set --split test"]
-        for words in ["ls", "run nothing", "rnu", "show nothing", *(f"data {here}/{{one}}" for one in [*bad, "set --against nowhere"])]:
+        bad = [f"data {here}/{{one}}" for one in [*bad, "set --against nowhere"]]
+        for words in ["ls", "run nothing", "rnu", "show nothing", *bad]:
             words = [word if word != "nowhere" else "{here}/nowhere" for word in words.split()]
             assert main([*words, "--store", "{here}/store"]) == (2 if words != ["ls"] else 0), words
             print(words, sorted({{"torch", "ray", "mlflow", "matplotlib"}} & {{*sys.modules}}))"""
