@@ -166,7 +166,8 @@ def snapshot(source: Source) -> str:
 
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
-    ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
+    ids: dict[str, str] = {}  # and what errors call the image
+    images, labels, captions, rows, skipped, modes = [], [], [], [], [], Counter[str]()
     known = stage.seen_through
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
@@ -190,7 +191,9 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
             raise ValueError(f"{raw.name} is in colour and the set is grey: take all in colour, or make all grey")
         if stage.labels and raw.label is None:
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
-        ids.append(raw.id)
+        if raw.id in ids:
+            raise ValueError(f"{raw.name} has the id '{shown(raw.id)}', as {ids[raw.id]} has: make them differ")
+        ids[raw.id] = raw.name
         images.append(observed(pixels, row) if known is None else known.y(pixels))
         captions.append(raw.caption)
         rows.append(row)
