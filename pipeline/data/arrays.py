@@ -3,7 +3,7 @@
 The header is believed only as far as the file is long: its shape is compared with the bytes that are there before any
 is read, and a row may take no more than `MAX_HELD`. Members of an .npz are streams, so a compressed one is read from
 its beginning for every piece, and none can inflate beyond the row that is being read. One that would inflate more than
-100 times is refused, as in archives. A row of floats that are not all finite spoils only itself.
+100 times is refused, as in archives. A row of floats that are not all finite where it is seen spoils only itself.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ class Arrays(Source):
                 label = checked_label(numbers[i], name) if numbers else None
                 here = {kind: next(rows) for kind, rows in known.items()}
                 here = {kind: value if value.ndim else value[()] for kind, value in here.items()}
+                if pixels.dtype.kind == "f" and "mask" in here:  # what is hidden may be anything, and is forgotten
+                    pixels = np.where(here["mask"].reshape(pixels.shape[:2] + (1,) * (pixels.ndim - 2)) != 0, pixels, 0)
                 yield Raw(f"{stem}-{row}", _bytes(pixels, name), label, name, None, here)
 
     def unread(self) -> dict[str, int]:

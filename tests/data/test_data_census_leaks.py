@@ -10,6 +10,7 @@ from test_data_census_similar import smooth
 from pipeline.data import leaks
 from pipeline.data.leaks import Copies, Damage, copies
 from pipeline.data.records import Examples
+from pipeline.keys import Key
 from pipeline.physics.boxes import FixedBox
 from pipeline.physics.corruption import Clean, Noisy, Through, corrupt
 from pipeline.physics.masks import BoxMask, PixelMask
@@ -126,6 +127,22 @@ def test_the_mean_and_variance_of_what_is_cut_off(sigma, at):
     mean, share = leaks._expected(x, sigma)
     assert float(mean) == pytest.approx(float(cut.mean()), abs=0.005 * sigma + 1e-4)
     assert float(share) * sigma**2 == pytest.approx(float(cut.var()), rel=0.02)
+
+
+def test_what_is_cut_off_wholly_keeps_a_hundredth_and_without_noise_nothing_is_cut_off():
+    x = torch.full((2, 1, 4, 4), 3.0)
+    assert leaks._expected(x, 0.1)[1].tolist() == pytest.approx([0.01] * 2), "else a distance is divided by nothing"
+    mean, share = leaks._expected(x, 0.0)
+    assert torch.equal(mean, x)
+    assert share.tolist() == [1, 1]
+
+
+def test_images_are_damaged_anew_as_they_were_kept():
+    x = torch.zeros(1, 1, 64, 64)
+    kept, cut = (leaks._anew(x, 0.8, clipped, Key(0)) for clipped in (False, True))
+    assert float(kept.std()) == pytest.approx(0.8, rel=0.05)
+    assert torch.equal(cut, kept.clamp(-1, 1))
+    assert not torch.equal(cut, kept)
 
 
 @pytest.mark.parametrize(
