@@ -22,7 +22,7 @@ GOLDEN = {
     "base": "f6009571211b208fcc34",
     "composed": "037cda54fa0dc91cff91",
     "evaluate/ceiling": "7fcaf90ec18dba5a2b56",
-    "report": "ed15b1432c4ea3e87d15",
+    "report": "89d245611ee30888ccc3",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
