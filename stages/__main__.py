@@ -6,6 +6,7 @@ cannot be used as they are (one sentence says what to do).
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -15,23 +16,23 @@ from pipeline.config import ConfigError, nearest
 from pipeline.engine.track import without_password
 from stages.failures import explain
 
-VERBS = {
-    "run": "make everything a recipe needs that is not made yet",
-    "plan": "say what `run` would do, and why",
-    "estimate": "say what the trainings of `run` would take in time, memory and money",
-    "search": "try options of a recipe, and keep the best",
-    "show": "print a recipe's options, or what an artifact was made from",
-    "diff": "say in which options two artifacts differ",
-    "ls": "list artifacts",
-    "gc": "delete what no name leads to",
-    "sample": "draw images from a model",
-    "evaluate": "measure a model on a set of images",
-    "export": "write a model for programs that do not know this project",
-    "adopt": "make a model of weights that were trained elsewhere",
-    "data": "say what images hold, and which are in two sets",
-    "doctor": "check this machine, the store, Ray and MLflow",
+VERBS = {  # and the module of each
+    "run": ("running", "make everything a recipe needs that is not made yet"),
+    "plan": ("running", "say what `run` would do, and why"),
+    "estimate": ("estimate", "say what the trainings of `run` would take in time, memory and money"),
+    "search": ("verb_search", "try options of a recipe, and keep the best"),
+    "show": ("verbs", "print a recipe's options, or what an artifact was made from"),
+    "diff": ("verbs", "say in which options two artifacts differ"),
+    "ls": ("verbs", "list artifacts"),
+    "gc": ("verbs", "delete what no name leads to"),
+    "sample": ("verb_models", "draw images from a model"),
+    "evaluate": ("verb_models", "measure a model on a set of images"),
+    "export": ("verb_portable", "write a model for programs that do not know this project"),
+    "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
+    "data": ("verb_data", "say what images hold, and which are in two sets"),
+    "doctor": ("doctor", "check this machine, the store, Ray and MLflow"),
 }
-USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, (_, what) in VERBS.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +61,8 @@ def _command(words: list[str]) -> int:
 
 
 def _entry(verb: str) -> Callable[[list[str]], int]:
-    """Imported only now: `kintsugi --help` must not wait for torch."""
-    from stages import doctor, estimate, running, verb_data, verb_models, verb_portable, verb_search, verbs
-
-    modules = (running, estimate, verbs, verb_models, verb_portable, doctor, verb_data, verb_search)
-    return next(getattr(module, verb) for module in modules if hasattr(module, verb))
+    """Imported only now, and no other: what is wrong with a command or with data must not wait for torch."""
+    return getattr(importlib.import_module(f"stages.{VERBS[verb][0]}"), verb)
 
 
 def _say(sentence: str, code: int, debug: bool) -> int:

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.data import noise
 from pipeline.data.census import Census as Counted
@@ -40,6 +40,8 @@ class Census(Stage):
         sets: the sets, under different names.
         seed: of the images that are damaged anew to learn how often a leak would be seen by chance.
     """
+
+    version: ClassVar[int] = 2  # 2: counts bad rows, what is not read and pixels never shown
 
     sets: tuple[Set, ...]
     seed: int = 0

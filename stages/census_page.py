@@ -194,11 +194,11 @@ def _unseen(one: Found) -> tuple[str, bytes]:
 
 
 def _pixels(x: torch.Tensor) -> np.ndarray:
-    """Images (N, C, H, W), or the middle frames of clips, as uint8; ranges wider than [-1, 1] are brought into it."""
+    """Images (N, C, H, W), or the middle frames of clips, as uint8; each with a range wider than [-1, 1] in its own."""
     v = x.numpy()
     v = v[:, :, v.shape[2] // 2] if v.ndim == 5 else v
-    wide = np.quantile(np.abs(v), 0.99) if v.size else 1.0
-    return ((v / max(1.0, float(wide)) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    wide = np.quantile(np.abs(v), 0.99, axis=tuple(range(1, v.ndim)), keepdims=True) if v.size else 1.0
+    return ((v / np.maximum(1.0, wide) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
 def _tiles(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from pipeline.data.damaged import HIDES, NOISY
 from pipeline.data.declared import SEEN_THROUGH
 from pipeline.data.ids import Sweep, groups, ids_of
 from pipeline.data.manifest import Manifest, name
@@ -59,7 +60,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Corrupt(Stage):
-    """Rows (id, y, operator row) with y = A x0 + noise z, keyed by (seed, id)."""
+    """Rows (id, y, operator row) with y = A x0 + noise z, keyed by (seed, id).
+
+    `dataset.json` says whether something is hidden (`HIDES`) and whether there is noise (`NOISY`), for whoever trains.
+    """
 
     version: ClassVar[int] = 2  # 2: shards.npy, and few rows of many shards packed into one
 
@@ -97,7 +101,9 @@ class Corrupt(Stage):
         size = self.part.end(told.rows) - self.part.first
         pieces = groups(told.filled(), min(told.rows // size, WIDEST))
         counts = map_shards(partial(_corrupt, self, clean, uint8, chosen), pieces, at)
-        more = {name: told.more[name] for name in ("damage", SEEN_THROUGH) if name in told.more}
+        more = {name: told.more[name] for name in ("damage", SEEN_THROUGH, HIDES, NOISY) if name in told.more}
+        more |= {HIDES: True} if self.corruption.hides(told.shape) else {}
+        more |= {} if self.corruption.noiseless else {NOISY: True}
         Manifest.of(counts, shown, "uint8" if uint8 else "float16", more).write(at.out)
 
 

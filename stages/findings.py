@@ -97,8 +97,7 @@ class Found:
         if wild := self.census.tally("not finite").total:
             said.append(f"{_images(wild)} of {self.name} {_have(wild)} values that are NaN or infinite.")
         if self.unread:
-            count, kinds = sum(self.unread.values()), listed(self.unread)
-            said.append(f"{count} file{'s' * (count != 1)} in {self.name} {_are(count)} of kinds not read: {kinds}.")
+            said.append(f"Of what lies in {self.name} some is of kinds not read: {listed(self.unread)}.")
         if constant := self.census.tally("constant").total:
             said.append(f"{_images(constant)} of {self.name} {_are(constant)} of one colour throughout.")
         if own.same_ids:

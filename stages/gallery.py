@@ -34,7 +34,8 @@ class Gallery(Stage):
 
     Measured are the noise, the root mean square of y - A x0, beside its stated one, and the share of an image's
     dimensions that A sees, E |P z|² / |z|² for white z and P = A⁺A; of black boxes only what they change. Of images
-    that were seen through A before they arrived nobody has the originals: A⁺ y is shown instead.
+    that were seen through A before they arrived nobody has the originals: A⁺ y is shown instead; of those that arrived
+    with a sigma each, the noise is stated (the root of the mean of their squares) and not measured.
     """
 
     clean: Step
@@ -91,8 +92,11 @@ class Gallery(Stage):
                 return metrics, [*pictures, ("told", _picture(y)), ("changed", _picture(y - x0))]
             return metrics, [*pictures, ("told", _picture(y))]
         metrics["observed"] = _observed(A, tuple(x0.shape))
-        metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
-        metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
+        if isinstance(self.corruption, Clean) and "sigma" in rows.operator:  # it came with them; nobody has the x0
+            metrics["noise_stated"] = float(np.sqrt((rows.operator["sigma"].astype(np.float64) ** 2).mean()))
+        else:
+            metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
+            metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
         shown = y if y.ndim == x0.ndim else A.pinv(y)
         return metrics, [*pictures, ("told", _picture(shown)), ("hidden", _picture(x0 - A.project(x0)))]
 

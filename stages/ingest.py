@@ -2,7 +2,7 @@
 
 A file that cannot be used is handled by `on_bad`: `FAIL` stops at the first; `SKIP` leaves it out; `QUARANTINE` keeps
 its bytes under `quarantine/` as well. What was left out stands in `skipped.json`; more than `budget` of it is an error.
-Files of kinds that are not read at all are counted in `dataset.json`, by kind, under "not read".
+Files, members of tars and arrays that are not read at all are counted in `dataset.json`, by kind, under "not read".
 What is held of a set while it is made are its pieces and some numbers for each, never its ids or its rows.
 """
 
@@ -121,7 +121,7 @@ def notes(told: Mapping[str, Any]) -> list[str]:
     if skipped:
         said.append(f"{skipped} of {rows + skipped} images were left out: skipped.json says which and why.")
     if unread:
-        said.append(f"Files beside the images that were not read: {listed(unread)}.")
+        said.append(f"What lies beside the images and was not read: {listed(unread)}.")
     return said
 
 
@@ -166,7 +166,8 @@ def snapshot(source: Source) -> str:
 
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
-    ids, images, labels, captions, rows, skipped, modes = [], [], [], [], [], [], Counter[str]()
+    ids: dict[str, str] = {}  # and what errors call the image
+    images, labels, captions, rows, skipped, modes = [], [], [], [], [], Counter[str]()
     known = stage.seen_through
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
@@ -190,7 +191,9 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
             raise ValueError(f"{raw.name} is in colour and the set is grey: take all in colour, or make all grey")
         if stage.labels and raw.label is None:
             raise ValueError(f"{raw.name} has no label: give every image one, or ask for no labels")
-        ids.append(raw.id)
+        if raw.id in ids:
+            raise ValueError(f"{raw.name} has the id '{shown(raw.id)}', as {ids[raw.id]} has: make them differ")
+        ids[raw.id] = raw.name
         images.append(observed(pixels, row) if known is None else known.y(pixels))
         captions.append(raw.caption)
         rows.append(row)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.augment import Augment
+from pipeline.data.damaged import HIDES, NOISY
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
 from pipeline.data.reader import LABEL, InMemory, Reader
@@ -53,8 +54,8 @@ class Fit:
         cosine: whether the rate falls to zero along half a cosine over the whole run (else as `optim.schedule` says).
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
-        shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes noise
-            that arrived with an image no longer white: such sets are refused.
+        shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes the
+            noise of noisy images no longer white: such sets are refused.
         dihedral: whether images are turned and mirrored at random; fit for noisy ones too, not for views that have a
             place.
         bf16: whether the network computes in bfloat16 while it is trained (weights, averages and results: float32).
@@ -192,8 +193,8 @@ class Train(Trains):
 
 def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
-    if stage.fit.shift and any(Manifest.open(data.file).more.get("damage") for data in sets):
-        raise ValueError("fit.shift repeats edges and these rows arrived noisy, which that would falsify: leave it 0")
+    if stage.fit.shift and any({"damage", NOISY} & Manifest.open(data.file).more.keys() for data in sets):
+        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
     columns = (LABEL,) if classes_of(stage) else ()
     parts = tuple(opened(data, stage.fit.memory / len(sets), columns) for data in sets)
     rows = parts[0] if len(parts) == 1 else Mixed(parts, stage.weights())
@@ -226,10 +227,16 @@ def save(state: State) -> dict[str, bytes]:
 
 
 def opened(data: Artifact, memory: float, columns: tuple[str, ...] = ()) -> Reader:
-    """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed."""
+    """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed.
+
+    Raises ValueError where they are seen through masks, which they arrived with or got here.
+    """
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
-    if "mask" in manifest.more.get("damage", []):
-        raise ValueError(f"the rows of {data.address} are seen through masks, which this training would learn as grey")
+    if "mask" in manifest.more.get("damage", []) or HIDES in manifest.more:
+        raise ValueError(
+            f"the rows of {data.address} are seen through masks, and this training would learn what is hidden as grey: "
+            "train on rows that are whole"
+        )
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data), columns)
     return Streamed(data.place, manifest, columns, most)

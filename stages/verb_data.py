@@ -1,4 +1,7 @@
-"""`kintsugi data PATH [--against OTHER ...]`: what images hold, before anything is made of them."""
+"""`kintsugi data PATH [--against OTHER ...]`: what images hold, before anything is made of them.
+
+What needs torch is imported when the sets were found to be there and to be of a kind that can be read.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,24 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from pipeline import config, graph
 from pipeline.config import ConfigError
-from pipeline.data.sources import source_of
+from pipeline.data.sources import Source, source_of
 from pipeline.graph import Given, Scale
-from pipeline.physics.corruption import Corruption, Through
-from pipeline.physics.linear import LinearMap
 from pipeline.store import Store, StoreError
 from stages.arguments import JsonOption, StoreOption, parse
-from stages.census import Census
 from stages.ingest import snapshot
 from stages.recipe import read_yaml
-from stages.sets import Found, Set, Stored
 from stages.verbs import make
+
+if TYPE_CHECKING:
+    from pipeline.physics.corruption import Corruption
+    from stages.sets import Set
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,12 @@ def data(words: list[str]) -> int:
         raise ConfigError(f"{twice} is named twice: give two different sets")
     if asked.seen_through is not None and not asked.against:
         raise ConfigError("--seen-through says what the --against sets went through: name one, or leave it out")
+    first = _found(store, asked.path, asked.split, asked.image_column)
+    others = [(name, _found(store, name)) for name in asked.against]
+    from stages.census import Census
+
     through = None if asked.seen_through is None else _through(asked.seen_through)
-    first = _set(store, asked.path, split=asked.split, image=asked.image_column)
-    sets = (first, *(_set(store, name, asked.sigma, through) for name in asked.against))
+    sets = (_set(asked.path, first), *(_set(name, found, asked.sigma, through) for name, found in others))
     made = make(store, graph.step(Census(sets, asked.seed), "data", Scale(workers=asked.readers)))
     told = made.json("census.json")
     page = asked.out
@@ -90,18 +96,14 @@ def data(words: list[str]) -> int:
 
 
 def _through(text: str) -> Corruption:
+    from pipeline.physics.corruption import Corruption, Through
+    from pipeline.physics.linear import LinearMap
+
     said = config.from_json(Corruption | LinearMap, read_yaml(text, "--seen-through"), "--seen-through")
     return Through(said) if isinstance(said, LinearMap) else said
 
 
-def _set(
-    store: Store,
-    name: str,
-    sigma: float | None = None,
-    through: Corruption | None = None,
-    split: str = "",
-    image: str = "",
-) -> Set:
+def _found(store: Store, name: str, split: str = "", image: str = "") -> Source | Given:
     """What a person called a set: something that can be read, or, if there is nothing of that name, an artifact."""
     if name != "digits" and "://" not in name and not name.startswith("pipe:") and not _on_disk(name):
         try:
@@ -110,15 +112,24 @@ def _set(
             raise ConfigError(f"{name} is neither a file or folder nor in the store ({error})") from error
         if "shards.npy" not in store.artifact(given.address).names():
             raise ConfigError(f"{name} is {given.address}, which holds no images: name a set of rows")
-        if through is not None:
-            raise ConfigError(f"{name} is a set in the store, which says itself what it went through")
         if split or image:
             raise ConfigError(
                 f"{name} is a set in the store, all of which is taken: leave out --split and --image-column"
             )
-        return Stored(name, given)
+        return given
     source = source_of(name, split=split, image=image)
-    return Found(name, source, sigma, snapshot(source), through)
+    next(source.cut(), None)  # what is malformed is said before Ray is started
+    return source
+
+
+def _set(name: str, found: Source | Given, sigma: float | None = None, through: Corruption | None = None) -> Set:
+    from stages.sets import Found, Stored
+
+    if isinstance(found, Source):
+        return Found(name, found, sigma, snapshot(found), through)
+    if through is not None:
+        raise ConfigError(f"{name} is a set in the store, which says itself what it went through")
+    return Stored(name, found)
 
 
 def _on_disk(name: str) -> bool:

@@ -17,7 +17,6 @@ from pipeline import config, graph
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
 from pipeline.store import Damaged, Store, StoreError
-from stages import networks
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
@@ -51,6 +50,8 @@ def show(words: list[str]) -> int:
         except (ValueError, OSError) as error:  # the options are right, but the data they name is not here
             print(f"# networks are counted where the data are: {error}")
             return 0
+        from stages import networks
+
         for line in networks.lines(networks.of_recipe(target)):
             print(line)
         return 0
@@ -59,6 +60,8 @@ def show(words: list[str]) -> int:
         address = store.find(asked.name)
     except StoreError as error:
         raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
+    from stages import networks  # only now, because it needs torch
+
     made = store.artifact(address)
     manifest, found = made.manifest, list(networks.of_artifact(made))
     if asked.json:

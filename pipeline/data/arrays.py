@@ -3,7 +3,7 @@
 The header is believed only as far as the file is long: its shape is compared with the bytes that are there before any
 is read, and a row may take no more than `MAX_HELD`. Members of an .npz are streams, so a compressed one is read from
 its beginning for every piece, and none can inflate beyond the row that is being read. One that would inflate more than
-100 times is refused, as in archives. A row of floats that are not all finite spoils only itself.
+100 times is refused, as in archives. A row of floats that are not all finite where it is seen spoils only itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import errno
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,7 +22,7 @@ from typing import IO
 import numpy as np
 
 from pipeline.data.images import MAX_BYTES, MAX_HELD, MAX_PIXELS
-from pipeline.data.listing import locate, oddity, reading, shown
+from pipeline.data.listing import commonest, locate, oddity, reading, shown
 from pipeline.data.source import PIECE, Piece, Raw, Source, checked_label, spans
 from pipeline.data.tars import INFLATION
 
@@ -86,7 +87,14 @@ class Arrays(Source):
                 label = checked_label(numbers[i], name) if numbers else None
                 here = {kind: next(rows) for kind, rows in known.items()}
                 here = {kind: value if value.ndim else value[()] for kind, value in here.items()}
+                if pixels.dtype.kind == "f" and "mask" in here:  # what is hidden may be anything, and is forgotten
+                    pixels = np.where(here["mask"].reshape(pixels.shape[:2] + (1,) * (pixels.ndim - 2)) != 0, pixels, 0)
                 yield Raw(f"{stem}-{row}", _bytes(pixels, name), label, name, None, here)
+
+    def unread(self) -> dict[str, int]:
+        """The arrays of an .npz that are none of these."""
+        names = self.names()
+        return commonest(Counter(f"array {name!r}" for name in names if name not in self._used(names).values()))
 
     def names(self) -> list[str]:
         """The arrays of an .npz; none of an .npy."""
@@ -125,9 +133,7 @@ class Arrays(Source):
         self, archive: zipfile.ZipFile, name: str, size: int
     ) -> tuple[Column, Column | None, dict[str, Column]]:
         members = _arrays(archive, name)
-        labels = ("labels" if "labels" in members else "") if self.labels is None else self.labels
-        first = next((key for key in members if key not in (labels, self.mask, self.sigma)), "images")
-        images = ("images" if "images" in members else first) if self.images is None else self.images
+        used = self._used(members)
 
         def column(key: str) -> Column:
             if key not in members:
@@ -143,8 +149,15 @@ class Arrays(Source):
                 )
             return _column(archive.open(member), f"{shown(key)} in {name}", member.file_size)
 
-        damage = {kind: column(key) for kind, key in (("mask", self.mask), ("sigma", self.sigma)) if key}
-        return column(images), column(labels) if labels else None, damage
+        damage = {kind: column(used[kind]) for kind in ("mask", "sigma") if used[kind]}
+        return column(used["images"]), column(used["labels"]) if used["labels"] else None, damage
+
+    def _used(self, names: Collection[str]) -> dict[str, str]:
+        """Which array of an .npz with arrays of these names is what, "" for none."""
+        labels = ("labels" if "labels" in names else "") if self.labels is None else self.labels
+        first = next((key for key in names if key not in (labels, self.mask, self.sigma)), "images")
+        images = ("images" if "images" in names else first) if self.images is None else self.images
+        return {"images": images, "labels": labels, "mask": self.mask, "sigma": self.sigma}
 
 
 @contextmanager

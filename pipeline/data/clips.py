@@ -7,6 +7,7 @@ clips from the middle of a video is decoded from a key frame before it, of an an
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from abc import abstractmethod
@@ -19,7 +20,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from pipeline.data.folders import MASK, SIGMA, SUFFIXES, number, read_beside
+from pipeline.data.folders import MASK, SIGMA, is_image, number, read_beside
 from pipeline.data.images import MAX_BYTES, MAX_HELD, BadImage, check_frames, header
 from pipeline.data.listing import inside, listing, locate, reading, shown, unread
 from pipeline.data.source import Piece, Raw, spans
@@ -101,10 +102,10 @@ class Films(Windows):
 class Clips(Films):
     """Clips of the animations (GIF) and videos under `url`, or of every folder that holds still frames.
 
-    A folder's frames are its images in the order of their names. The first level of folders names the classes where
-    there is more below it; the id of a clip is "<path of the film>-<number>". `damage` names what every film must have
-    of "mask" and "sigma": beside x.mp4, x.gif or the folder x lie x.mask.png, for all of its frames, and x.sigma; or
-    every frame in the folder has a mask of its own.
+    A folder's frames are its images in the order of their names, numbers in these by their value. The first level of
+    folders names the classes where there is more below it; the id of a clip is "<path of the film>-<number>". `damage`
+    names what every film must have of "mask" and "sigma": beside x.mp4, x.gif or the folder x lie x.mask.png, for all
+    of its frames, and x.sigma; or every frame in the folder has a mask of its own.
     """
 
     url: str
@@ -195,17 +196,17 @@ class Clips(Films):
 
 
 def _stills(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
-    """The frames of a film in a folder, in their order."""
-    here = listing(fs, folder, lambda file: "/" not in file and _is_frame(file))
-    return [file for file in here if not file.lower().endswith(ANIMATIONS)]
+    """The frames of a film in a folder, by name, where numbers count as such: 2.png comes before 10.png."""
+    here = listing(fs, folder, lambda file: "/" not in file and is_image(file))
+    return sorted((file for file in here if not file.lower().endswith(ANIMATIONS)), key=_counted)
 
 
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.lower().endswith(MASK)
+def _counted(name: str) -> tuple[list[str | int], str]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))], name
 
 
 def _is_shown(name: str) -> bool:
-    return _is_frame(name) or name.lower().endswith(VIDEOS)
+    return is_image(name) or name.lower().endswith(VIDEOS)
 
 
 def _count(data: bytes, name: str) -> int:

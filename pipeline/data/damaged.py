@@ -18,6 +18,7 @@ from pipeline.data.images import BadImage, Header, decode, header
 from pipeline.data.listing import shown
 
 NAMES = ("mask", "sigma")
+HIDES, NOISY = "hides", "noisy"  # what dataset.json says of rows of which something is hidden, or measured with noise
 OPERATOR = "operator"  # what is said to be known where one operator is declared for the whole set
 NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near as they come
 

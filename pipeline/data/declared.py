@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from pipeline import config
-from pipeline.data.damaged import NOTHING, Known
+from pipeline.data.damaged import HIDES, NOTHING, Known
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption
-from pipeline.physics.linear import Shape
+from pipeline.physics.linear import Shape, shows
 
 SEEN_THROUGH = "seen_through"  # where dataset.json keeps it
 
@@ -56,9 +56,7 @@ class Declared(Known):
     @cached_property
     def seen(self) -> np.ndarray:
         """Which numbers of y depend on x0: bools of `shape`."""
-        z = Key(0).fold("probe").numpy().standard_normal((1, *self.whole), dtype=np.float32)
-        y = self.corruption.at({}, self.whole)(torch.from_numpy(z))[0].abs()
-        return (y > 1e-6 * y.max()).numpy()
+        return shows(self.corruption.at({}, self.whole))[0].numpy()
 
     @cached_property
     def uint8(self) -> bool:
@@ -73,8 +71,9 @@ class Declared(Known):
         return np.where(self.seen, y, nothing)
 
     def told(self) -> dict[str, Any]:
-        """What `declared` reads again."""
-        return {SEEN_THROUGH: config.to_json(self.corruption, Corruption)}
+        """What `declared` reads again, and whether anything is hidden."""
+        hides = {} if self.seen.all() else {HIDES: True}
+        return {SEEN_THROUGH: config.to_json(self.corruption, Corruption)} | hides
 
 
 def declared(more: Mapping[str, Any], shape: Shape) -> Declared | None:

@@ -4,7 +4,7 @@ The id of an example is its path relative to the root, its label the rank of its
 hold images; files beside those folders have none. Hidden files are passed over, files of other kinds too but counted;
 links out of the tree are refused.
 Beside an image cat.png may lie cat.txt, its caption, and of what is damaged cat.mask.png (white = seen) and cat.sigma,
-a text with one number.
+a text with one number. What is named like these but is not read is refused: a mask must not become an image.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.data.splits import chosen
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MASK, SIGMA = ".mask.png", ".sigma"
+OTHER_MASKS = tuple(f".mask{suffix}" for suffix in SUFFIXES)  # but MASK
 MAX_TEXT = 1 << 20
 
 
@@ -42,8 +43,7 @@ class Folder(Source):
     glob: str = ""
 
     def _wanted(self, relative: str) -> bool:
-        mask = "mask" in self.damage and relative.lower().endswith(MASK)
-        return relative.lower().endswith(SUFFIXES) and fnmatchcase(relative, self.pattern) and not mask
+        return fnmatchcase(relative, self.pattern) and is_image(relative)
 
     def unread(self) -> dict[str, int]:
         """Files that match the pattern and are neither images nor taken from beside them; a glob leaves none."""
@@ -94,6 +94,19 @@ class Folder(Source):
             if "sigma" in self.damage:
                 damage["sigma"] = number(read_beside(fs, root, stem, SIGMA))
             yield Raw(relative, image, None if label < 0 else label, name, caption, damage)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image, and no mask. Raises ValueError: it is a mask or sigma not read so."""
+    lower = name.lower()
+    if (lower.endswith(OTHER_MASKS) and not lower.endswith(MASK)) or (
+        lower.endswith((MASK, SIGMA)) and not name.endswith((MASK, SIGMA))
+    ):
+        raise ValueError(
+            f"{shown(name)} is named as a mask or sigma is, which are read from {MASK} and {SIGMA} only: save it so, "
+            "or rename what is none."
+        )
+    return lower.endswith(SUFFIXES) and not lower.endswith(MASK)
 
 
 def read_beside(fs: fsspec.AbstractFileSystem, root: str, stem: str, suffix: str) -> bytes | None:

@@ -1,9 +1,10 @@
 """Images: bytes from strangers to uint8 pixels (C, H, W), decoded within bounds or refused in one sentence.
 
 The size is read from the header and compared with a cap before anything is allocated. Whatever the file holds becomes
-the asked mode: the first frame of an animation, turned upright by its EXIF orientation; transparency laid on white;
-16-bit grey v as round(v/257); CMYK and palettes by Pillow's plain conversion, colour profiles ignored; colour to grey
-by ITU-R 601 luma. Resizing filters with Lanczos-3, widened when shrinking so that nothing aliases.
+the asked mode: the first frame of an animation (a WebP of several is refused), turned upright by its EXIF orientation;
+transparency laid on white; 16-bit grey v as round(v/257); CMYK and palettes by Pillow's plain conversion, colour
+profiles ignored; colour to grey by ITU-R 601 luma. Resizing filters with Lanczos-3, widened when shrinking so that
+nothing aliases.
 """
 
 from __future__ import annotations
@@ -132,9 +133,12 @@ def read_image(
     picture = _opened(image, name, max_pixels)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library that set it would have us learn the grey rest of a half image
     try:
-        head = _header(picture)
+        head, kind = _header(picture), picture.format  # which turning forgets
+        if head.animated and kind == "WEBP":
+            raise BadImage(
+                f"{name} is an animated WebP, and films are read from GIFs and videos: save it as one of these."
+            )
         picture.load()
-        kind = picture.format  # which turning forgets
         picture = _flat(ImageOps.exif_transpose(picture), kind, name).convert(mode or head.mode)
     except (BadImage, MemoryError):
         raise

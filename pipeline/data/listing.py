@@ -119,7 +119,16 @@ def listing(fs: fsspec.AbstractFileSystem, root: str, wanted: Callable[[str], bo
 
 def unread(fs: fsspec.AbstractFileSystem, root: str, read: Callable[[str], bool]) -> dict[str, int]:
     """How many files that are not hidden nor `read` have each suffix, of the `KINDS` commonest; OTHERS for the rest."""
-    found = Counter(PurePosixPath(name).suffix.lower() for name, _ in _every(fs, root) if not read(name))
+    return commonest(others_in(fs, root, read))
+
+
+def others_in(fs: fsspec.AbstractFileSystem, root: str, read: Callable[[str], bool]) -> Counter[str]:
+    """The same of all kinds, as they are written."""
+    return Counter(PurePosixPath(name).suffix.lower() for name, _ in _every(fs, root) if not read(name))
+
+
+def commonest(found: Counter[str]) -> dict[str, int]:
+    """The `KINDS` commonest kinds, as they may be printed; OTHERS for the rest."""
     kinds = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in kinds[KINDS:])
     return {shown(kind): count for kind, count in kinds[:KINDS]} | ({OTHERS: rest} if rest else {})

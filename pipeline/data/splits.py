@@ -37,7 +37,8 @@ def split_of(name: str) -> str | None:
 def chosen(files: Sequence[str], url: str, glob: str = "", split: str = "") -> list[str]:
     """Those of the files under `url` that match a glob and are of a split; without either all, if of one split.
 
-    Raises ValueError where there are none, or of several splits: tests are worth nothing once trained on.
+    Files whose names say nothing are for training beside others for tests. Raises ValueError where there are none, or
+    of several splits: tests are worth nothing once trained on.
     """
     if glob:
         pattern = re.compile(glob_translate(glob))
@@ -47,6 +48,8 @@ def chosen(files: Sequence[str], url: str, glob: str = "", split: str = "") -> l
     of = {name: split_of(name) for name in files}
     if not split and glob:
         return list(files)
+    if SPLITS.get(split) == "train" and set(of.values()) - {None} and "train" not in of.values():
+        of = {name: said or "train" for name, said in of.items()}
     kept = wanted(set(of.values()), url, split)
     return [name for name in files if kept is None or of[name] == kept]
 
@@ -58,10 +61,10 @@ def wanted(there: set[str | None], url: str, split: str) -> str | None:
     name = SPLITS.get(split, split)
     if split and name not in known:
         raise ValueError(f"{shown(url)} has no split {shown(split)!r}; it has {told}.")
-    if not split and len(known) > 1:
+    if not split and (len(known) > 1 or (None in there and set(known) - {"train"})):
+        what = f"the splits {told}" if len(known) > 1 else f"the split {told} beside files that name none"
         raise ValueError(
-            f"{shown(url)} has the splits {told}: choose one with --split, or files of all of them with a glob such as "
-            "FOLDER/**."
+            f"{shown(url)} has {what}: choose one with --split, or files of all of them with a glob such as FOLDER/**."
         )
     return name or None
 
@@ -69,12 +72,15 @@ def wanted(there: set[str | None], url: str, split: str) -> str | None:
 def folder_of(files: Sequence[str], url: str, split: str) -> str:
     """The one folder of files that is named after the split to take, "" where none is named after a split."""
     found: dict[str, str] = {}
+    outside = set[None]()
     for name in files:
         parts = name.split("/")[:-1]
         at = next((i for i, part in enumerate(parts) if part.lower() in SPLITS), None)
-        if at is not None:
+        if at is None:
+            outside.add(None)
+        else:
             found["/".join(parts[: at + 1])] = SPLITS[parts[at].lower()]
-    kept = wanted(set(found.values()), url, split)
+    kept = wanted({*found.values(), *outside}, url, split)
     folders = [folder for folder, of in found.items() if split and of == kept]
     if len(folders) > 1:
         told = ", ".join(map(shown, folders[:LISTED]))

@@ -25,7 +25,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 {% for text in part.texts %}<p>{{ text }}</p>{% endfor %}
 {% if part.rows %}<table><tr>{% for name in part.header %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in part.rows %}<tr>{% for cell in row %}
-<td{% if cell is number %} class="number"{% endif %}>{{ "%.4g" | format(cell) if cell is float else cell }}</td>
+<td{% if cell is number %} class="number"{% endif %}>{{ cell | digits if cell is float else cell }}</td>
 {% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% for caption, data in part.pictures %}<figure>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
@@ -61,8 +61,14 @@ class Report:
         import jinja2
 
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        environment.filters["digits"] = digits
         encoded = [
             {**vars(part), "pictures": [(caption, base64.b64encode(png).decode()) for caption, png in part.pictures]}
             for part in self.parts
         ]
         return environment.from_string(PAGE).render(title=self.title, lead=self.lead, parts=encoded)
+
+
+def digits(value: float) -> str:
+    """A number with four digits, or as many as it has before the point."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from pipeline.keys import Key
-from pipeline.physics.linear import Identity, LinearMap, Shape
+from pipeline.physics.linear import Identity, LinearMap, Shape, shows
 
 Row = dict[str, np.ndarray | np.generic]
+PROBES = 64  # draws that tell whether anything is hidden
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ class Corruption(ABC):
     def noiseless(self) -> bool:
         """Whether what is measured is A x0 itself."""
         return self.noise == 0
+
+    def hides(self, shape: Shape) -> bool:
+        """Whether some of the numbers measured of images of `shape` say nothing of x0, as those behind a mask do.
+
+        Told from the operators of a few draws; a black box has none, and is said to hide nothing.
+        """
+        for k in range(PROBES):
+            row = self.draw(shape, Key(0).fold("hides", k))
+            try:
+                A = self.at({name: np.asarray(value)[None] for name, value in row.items()}, shape)
+            except ValueError:  # a black box
+                continue
+            if not shows(A).all():
+                return True
+            if not row:
+                break
+        return False
 
     def simulate(self, x0: Tensor, rows: Mapping[str, np.ndarray], key: Key) -> Tensor:
         """What is measured of one image x0 (1, *) through the operator of its row: (1, *out)."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.keys import Key
 from pipeline.physics.solve import conjugate_gradients
 
 Shape = tuple[int, ...]
@@ -77,6 +78,13 @@ class LinearMap(ABC):
         if tuple(x.shape[1:]) != shape or x.ndim == 0 or (self.rows > 1 and len(x) != self.rows):
             expected = ", ".join(map(str, (batch, *shape)))
             raise ValueError(f"{type(self).__name__} expects a tensor of shape ({expected}), got {tuple(x.shape)}.")
+
+
+def shows(A: LinearMap) -> Tensor:
+    """Which numbers of A x depend on x, almost surely: bools (rows, *out), where A z is not 0 for white z."""
+    z = torch.from_numpy(Key(0).fold("shows").numpy().standard_normal((1, *A.in_shape)))
+    y = A(z.expand(A.rows, *A.in_shape)).abs()
+    return y > (1e-12 if y.dtype == torch.float64 else 1e-6) * y.max()
 
 
 def shared_rows(owner: str, maps: tuple[LinearMap, ...]) -> int:

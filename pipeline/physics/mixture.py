@@ -86,6 +86,9 @@ class Mixture(Corruption):
     def noiseless(self) -> bool:
         return all(part.noiseless for _, part in self.parts)
 
+    def hides(self, shape: Shape) -> bool:
+        return any(part.hides(shape) for _, part in self.parts)
+
     def out_shape(self, shape: Shape) -> Shape:
         shapes = [part.out_shape(shape) for _, part in self.parts]
         if len(set(shapes)) != 1:

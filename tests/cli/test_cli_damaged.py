@@ -45,3 +45,17 @@ def test_a_damaged_set_is_not_damaged_again(here, damaged, tmp_path):
     with pytest.raises(graph.StepFailed) as failed:
         here(part, Store(str(tmp_path / "store")))
     assert "arrived already damaged (mask, sigma" in str(failed.value.__cause__)
+
+
+CLEAN = "{is: pipeline.physics.corruption.Clean}"
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_noise_that_rows_arrived_with_is_stated_in_the_gallery(alone, masks, tmp_path):
+    np.savez(tmp_path / "x.npz", images=IMAGES, sigma=SIGMA, **({"mask": SEEN} if masks else {}))
+    said = alone("run", "corrupted", "--data", tmp_path / "x.npz", "--corruption", CLEAN, "--json")
+    assert said.code == 0, said.err
+    metrics = said.json["metrics"]
+    assert metrics["noise_stated"] == pytest.approx(np.sqrt((SIGMA.astype(float) ** 2).mean()), rel=1e-6)
+    assert "noise_rms" not in metrics, "nobody has the originals"
+    assert metrics["observed"] == pytest.approx(SEEN.mean() if masks else 1, abs=0.05)

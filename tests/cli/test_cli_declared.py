@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline import graph
 from pipeline.data.declared import Declared
 from pipeline.data.images import Resize
+from pipeline.data.reader import InMemory
 from pipeline.data.similar import cosines
 from pipeline.data.sources import source_of
 from pipeline.graph import step
@@ -34,7 +35,6 @@ from stages.conditions import Worsen
 from stages.corrupt import Corrupt, Part, load
 from stages.ingest import Ingest
 from stages.sets import Stored
-from stages.train import opened
 
 SHAPE, GREY = (3, 8, 8), (1, 8, 8)
 LOGO = Watermark(alpha=((0.25, 0.5), (0.95, 0.0)), colour=(((1.0, 0.5), (-1.0, 0.25)),) * 3, top=1, left=2, dilation=0)
@@ -102,7 +102,7 @@ def test_corrupted_exported_and_declared_is_corrupted(case, here, full, tmp_path
         torch.testing.assert_close(again.x() * seen, rows.x().clamp(-white, white) * seen, rtol=0, atol=rounding)
     assert (again.x() * ~seen).abs().max() <= 1 / 255 + 1e-6
     batches = [
-        next(opened(store.artifact(made.address), 4.0).batches(8, 0)) for made in (ours, theirs)
+        next(InMemory(load(store.artifact(made.address))).batches(8, 0)) for made in (ours, theirs)
     ]  # what training sees
     torch.testing.assert_close(batches[1].x() * seen, batches[0].x().clamp(-white, white) * seen, rtol=0, atol=rounding)
     for made in (theirs, part, step(Worsen(theirs, Symmetric(0.5, 60)), "told")):

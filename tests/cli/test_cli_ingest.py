@@ -216,3 +216,11 @@ def test_an_id_that_occurs_in_two_files_is_refused(tmp_path, here):
     target = step(Ingest(Parquet(str(tmp_path), id="id"), (1, 8, 8)))
     with pytest.raises(Exception, match="1 ids occur more than once, such as '1'"):
         here(target, Store(str(tmp_path / "runs")))
+
+
+def test_an_id_that_occurs_twice_in_a_file_is_refused_with_both_places(tmp_path, here):
+    ids = ["1", "2", "1"]
+    pq.write_table(pa.table({"id": ids, "image": [png(pixels(i)) for i in range(3)]}), tmp_path / "a.parquet")
+    target = step(Ingest(Parquet(str(tmp_path), id="id"), (1, 8, 8)))
+    with pytest.raises(Exception, match=r"row 2 of a\.parquet has the id '1', as row 0 of a\.parquet has: make them"):
+        here(target, Store(str(tmp_path / "runs")))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from doubles import pixels
 from PIL import Image
 
@@ -17,6 +18,7 @@ from pipeline.data.shards import write_shard
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.place import Place
+from stages.census_page import _pixels
 from stages.compare import _as_pixels, _first
 
 
@@ -62,6 +64,36 @@ def test_a_report_is_one_file_that_escapes_what_it_is_given():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (30_000.0, "30000"),
+        (1234567.0, "1234567"),
+        (1234.4, "1234"),
+        (-20_000.0, "-20000"),
+        (999.96, "1000"),
+        (0.123456, "0.1235"),
+        (3.0, "3"),
+        (0.0, "0"),
+        (1e20, "1e+20"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_have_four_digits_or_all_before_the_point(value, text):
+    assert f">{text}</td>" in Report("x", [], [Section("y", rows=[["rows", value]])]).html()
+
+
+def test_a_clean_image_looks_the_same_beside_noisy_ones():
+    x = torch.from_numpy(pixels(1, (3, 1, 8, 8))).float() / 127.5 - 1
+    x[1] *= 5
+    shown = _pixels(x)
+    np.testing.assert_array_equal(shown[[0, 2]], pixels(1, (3, 1, 8, 8))[[0, 2]])
+    assert shown[1].std() > 60, "and of a noisy one is seen what there is"
+    clip = _pixels(x[:, :, None].expand(-1, -1, 3, -1, -1))
+    np.testing.assert_array_equal(clip, shown)
+
+
 def test_plots_are_pictures_and_the_same_twice():
     def plots():
         return curves([0.1, 1], {"a": [1, 2]}, "σ", "error", log_y=True), bars({"a": 1.0, "b": 2.0}, "error")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -92,11 +94,11 @@ def test_files_of_kinds_that_are_not_read_are_counted_by_ingest_and_by_the_repor
     assert made.json("dataset.json")["not read"] == UNREAD
     listed = "2 without a suffix, 2 .csv, 1 .heic, 1 .txt"
     warnings = [line for line in map(json.loads, said.err.splitlines()) if line["event"] == "warning"]
-    assert [line["text"] for line in warnings] == [f"Files beside the images that were not read: {listed}."]
+    assert [line["text"] for line in warnings] == [f"What lies beside the images and was not read: {listed}."]
     found = kintsugi("data", mixed, "--json")
     assert found.json["sets"][str(mixed)]["not read"] == UNREAD
     assert found.json["sets"][str(mixed)]["format"] == {"JPEG": 1, "PNG": 3}
-    assert f"6 files in {mixed} are of kinds not read: {listed}." in found.out
+    assert f"Of what lies in {mixed} some is of kinds not read: {listed}." in found.out
 
 
 def test_what_lies_beside_images_counts_as_read_only_where_it_is_taken(mixed):
@@ -105,7 +107,7 @@ def test_what_lies_beside_images_counts_as_read_only_where_it_is_taken(mixed):
     both = ("mask", "sigma")
     assert Folder(str(mixed), captions=True, damage=both).unread() == UNREAD
     assert Folder(str(mixed), damage=both).unread() == UNREAD | {".txt": 4}
-    assert Folder(str(mixed), captions=True).unread() == UNREAD | {".sigma": 1}  # the mask is taken for an image
+    assert Folder(str(mixed), captions=True).unread() == UNREAD | {".png": 1, ".sigma": 1}
     assert Folder(str(mixed), "deep/*").unread() == {".csv": 2}
     assert Clips(str(mixed), frames=2).unread() == UNREAD | {".txt": 4, ".png": 1, ".sigma": 1}
 
@@ -119,6 +121,39 @@ def test_what_lies_beside_parquet_and_archives_is_counted_and_single_files_have_
     assert WebDataset(str(tmp_path)).unread() == {".md": 1, ".parquet": 1, ".png": 1}
     for one in (Parquet(str(tmp_path / "x.parquet")), WebDataset(str(tmp_path / "x.TAR")), source_of("digits")):
         assert one.unread() == {}
+
+
+def test_members_of_kinds_that_are_not_read_are_counted_within_archives(tmp_path, monkeypatch):
+    names = ["0.png", "0.cls", "0.sigma", "0.heic", "a/1.PNG", "a/1.seg.PNG", "a/1.Heic", "README", ".hidden"]
+    for name, folder in (("x.tar", "deep"), ("y.tgz", "")):
+        with tarfile.open(tmp_path / name, "w:gz" if name == "y.tgz" else "w") as tar:
+            for member in names:
+                info = tarfile.TarInfo(f"{folder}/{member}".removeprefix("/"))
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"1"))
+    (tmp_path / "notes.md").write_text("?")
+    one = {".heic": 2, "": 1, ".png": 1}
+    assert WebDataset(str(tmp_path / "x.tar")).unread() == one
+    both = WebDataset(str(tmp_path))
+    both.pieces()
+    monkeypatch.setattr("pipeline.data.webdataset.members", None)  # passed once is enough
+    assert both.unread() == {kind: 2 * count for kind, count in one.items()} | {".md": 1}
+    assert both == WebDataset(str(tmp_path))
+
+
+def test_arrays_that_are_not_taken_are_listed(tmp_path, kintsugi, toy, here):
+    u = np.stack([pixels(i) for i in range(6)])
+    split = {"x_train": u, "y_train": np.arange(6), "x_test": u, "y_test": np.arange(6)}
+    named = {"images": u, "labels": np.arange(6), "masks": u > 9, "sigmas": np.ones(6)}
+    for name, arrays, left in (("s", split, ["y_train", "x_test", "y_test"]), ("n", named, ["masks", "sigmas"])):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **arrays)
+        assert source_of(str(path)).unread() == {f"array '{one}'": 1 for one in left}
+        said = kintsugi("run", "folder", "--data", path, "--json")
+        assert all(f"1 array '{one}'" in said.err for one in left), said.err
+    np.savez(tmp_path / "d.npz", images=u, labels=np.arange(6), mask=u > 9, sigma=np.ones(6))
+    np.save(tmp_path / "x.npy", u)
+    assert source_of(str(tmp_path / "d.npz")).unread() == source_of(str(tmp_path / "x.npy")).unread() == {}
 
 
 def test_hostile_suffixes_are_printable_and_few(tmp_path):

@@ -16,7 +16,7 @@ from stages.failures import FULL
 def test_without_a_verb_the_verbs_are_listed(kintsugi, words):
     said = kintsugi(*words)
     assert said.code == 0
-    assert all(f"  {verb} " in said.out and what in said.out for verb, what in VERBS.items())
+    assert all(f"  {verb} " in said.out and what in said.out for verb, (_, what) in VERBS.items())
     assert said.err == ""
 
 
@@ -163,6 +163,26 @@ def test_help_waits_for_neither_torch_nor_ray(fresh):
     heavy = "{'torch', 'ray', 'mlflow', 'tyro'}"
     code = f"import sys; from stages.__main__ import main; main([]); print(sorted({heavy} & {{*sys.modules}}))"
     assert fresh(code).splitlines()[-1] == "[]"
+
+
+def test_what_is_wrong_with_data_or_a_command_waits_for_neither_torch_nor_ray(fresh, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "x.npy").write_bytes(b"text")
+    (tmp_path / "set" / "1.png").write_bytes(b"any")
+    here = str(tmp_path)
+    code = f"""if True:
+        import sys
+        from stages.__main__ import main
+        bad = ["empty", "nowhere", "x.npy", "set --sgima 3", "set --sigma 0", "set --split test"]
+        bad = [f"data {here}/{{one}}" for one in [*bad, "set --against nowhere"]]
+        for words in ["ls", "run nothing", "rnu", "show nothing", *bad]:
+            words = [word if word != "nowhere" else "{here}/nowhere" for word in words.split()]
+            assert main([*words, "--store", "{here}/store"]) == (2 if words != ["ls"] else 0), words
+            print(words, sorted({{"torch", "ray", "mlflow", "matplotlib"}} & {{*sys.modules}}))"""
+    said = fresh(code).splitlines()
+    assert sum(line.startswith("[") for line in said) == 11
+    assert all(line.endswith(" []") for line in said if line.startswith("[")), said
 
 
 def test_main_takes_the_words_of_the_process(monkeypatch, capsys):

@@ -10,6 +10,7 @@ from test_data_census_similar import smooth
 from pipeline.data import leaks
 from pipeline.data.leaks import Copies, Damage, copies
 from pipeline.data.records import Examples
+from pipeline.keys import Key
 from pipeline.physics.boxes import FixedBox
 from pipeline.physics.corruption import Clean, Noisy, Through, corrupt
 from pipeline.physics.masks import BoxMask, PixelMask
@@ -126,6 +127,37 @@ def test_the_mean_and_variance_of_what_is_cut_off(sigma, at):
     mean, share = leaks._expected(x, sigma)
     assert float(mean) == pytest.approx(float(cut.mean()), abs=0.005 * sigma + 1e-4)
     assert float(share) * sigma**2 == pytest.approx(float(cut.var()), rel=0.02)
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_through_maps_of_their_own_the_distance_of_a_copy_has_the_stated_mean(clipped):
+    """T / k has mean 1 for true copies, whether 8 bits cut the noise off or half precision kept it."""
+    n, sigma = 40, 1.0
+    clean = examples(smooth(n, 16))
+    mask = np.full((n, 16 * 16 // 8), 255, np.uint8)  # all seen
+    z = torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(1))
+    rows = Examples.from_x([f"y{i}" for i in range(n)], clean.x() + sigma * z, None, {"mask": mask}, uint8=clipped)
+    damage, chosen = Damage(PixelMask(0.5, noise=sigma), SHAPE), np.arange(n)
+    T, anew = leaks._with_own_maps(clean, rows, damage, np.full(n, sigma), chosen, 0)
+    k = leaks._low(clean.x()).shape[1]
+    for distances in (T, anew):
+        assert float(np.diag(distances).mean() / k) == pytest.approx(1, abs=0.1)
+
+
+def test_what_is_cut_off_wholly_keeps_a_hundredth_and_without_noise_nothing_is_cut_off():
+    x = torch.full((2, 1, 4, 4), 3.0)
+    assert leaks._expected(x, 0.1)[1].tolist() == pytest.approx([0.01] * 2), "else a distance is divided by nothing"
+    mean, share = leaks._expected(x, 0.0)
+    assert torch.equal(mean, x)
+    assert share.tolist() == [1, 1]
+
+
+def test_images_are_damaged_anew_as_they_were_kept():
+    x = torch.zeros(1, 1, 64, 64)
+    kept, cut = (leaks._anew(x, 0.8, clipped, Key(0)) for clipped in (False, True))
+    assert float(kept.std()) == pytest.approx(0.8, rel=0.05)
+    assert torch.equal(cut, kept.clamp(-1, 1))
+    assert not torch.equal(cut, kept)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,40 @@ def test_damage_that_does_not_fit_the_images_is_refused_with_its_name(tmp_path: 
         ingested(source_of(str(folder)), (1, 8, 7))
 
 
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_floats_that_a_mask_hides_may_be_anything(channels, tmp_path: Path, ingested) -> None:
+    u = np.broadcast_to(U.reshape(6, 8, 7, *[1] * len(channels)), (6, 8, 7, *channels))
+    v = u / 255.0
+    hidden = np.argwhere(~SEEN[2])
+    for place, value in zip(hidden, (np.nan, np.inf, -7.0)):
+        v[2, *place] = value
+    np.savez(tmp_path / "x.npz", images=v, mask=SEEN)
+    rows = ingested(source_of(str(tmp_path / "x.npz")), (3 if channels == (3,) else 1, 8, 7))
+    np.testing.assert_array_equal(rows.images, np.where(SEEN[:, None], U[:, None], 128).repeat(rows.shape[0], 1))
+    v[2, *np.argwhere(SEEN[2])[0]] = np.nan
+    np.savez(tmp_path / "x.npz", images=v, mask=SEEN)
+    with pytest.raises(ValueError, match=r"row 2 of .* has values that are not finite"):
+        ingested(source_of(str(tmp_path / "x.npz")), (3 if channels == (3,) else 1, 8, 7))
+
+
+@pytest.mark.parametrize("name", ["0.mask.jpg", "0.MASK.png", "0.mask.PNG", "0.mask.webp", "0.Sigma", "d/1.mask.JPEG"])
+@pytest.mark.parametrize("frames", [None, 1])
+def test_what_is_named_as_a_mask_or_sigma_is_read_as_one_or_refused(name, frames, tmp_path, refused) -> None:
+    for one in ("0.png", "1.png", "d/1.png"):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / one).write_bytes(png(U[0]))
+    (tmp_path / name).write_bytes(png(U[0]))
+    with refused(name, ".mask.png", "rename"):
+        source_of(str(tmp_path), frames=frames).pieces()
+
+
+def test_a_mask_is_no_image_whoever_asks_for_one(tmp_path: Path) -> None:
+    folder = stored("folder", tmp_path)
+    names = tuple(f"{i}.png" for i in range(6))
+    assert [piece.files for piece in Folder(folder).pieces()] == [names]
+    assert [piece.files for piece in Folder(folder, damage=("mask",)).pieces()] == [names]
+
+
 @pytest.mark.parametrize("name", ["caption", "text"])
 def test_captions_come_from_a_column_or_from_beside_the_image(name: str, tmp_path: Path, ingested) -> None:
     table = {"image": [png(u) for u in U], name: ["a", "ü", None, "", "e\nf", "g"]}

@@ -156,6 +156,16 @@ def test_half_images_are_refused_even_when_another_library_lets_them_pass(refuse
         decode(RUBBISH["truncated"], "a")
 
 
+def test_a_webp_of_several_frames_is_refused_rather_than_read_as_its_first(refused) -> None:
+    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    still, film = io.BytesIO(), io.BytesIO()
+    first.save(still, "webp", lossless=True)
+    first.save(film, "webp", save_all=True, append_images=[second], lossless=True)
+    assert decode(still.getvalue(), "a.webp")[:, 0, 0].tolist() == [255, 0, 0]
+    with refused("a.webp is an animated WebP", "GIFs and videos", kind=BadImage):
+        decode(film.getvalue(), "a.webp")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(deadline=None, max_examples=150)
 @given(st.sampled_from(["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"]), st.data())

@@ -81,6 +81,33 @@ def test_files_of_several_splits_are_never_mixed_unasked(refused, tmp_path: Path
     assert values(source_of(path)) == [3, 1], "one split and files that say nothing are one set"
 
 
+@pytest.mark.parametrize("name", ["test", "valid", "x-eval", "data/rare-00000-of-00001"])
+def test_tests_are_not_mixed_with_files_that_name_no_split(name: str, refused, tmp_path: Path) -> None:
+    rows(tmp_path / "data.parquet", 1)
+    rows(tmp_path / f"{name}.parquet", 2)
+    path, split = str(tmp_path), str(split_of(f"{name}.parquet"))
+    with refused(f"has the split {split} beside files that name none", "--split", "glob"):
+        source_of(path)
+    assert values(source_of(path, split=split)) == [2]
+    assert values(source_of(path, split="train")) == [1], "what names no split is for training"
+    assert sorted(values(source_of(f"{path}/**"))) == [1, 2]
+    (tmp_path / "data.parquet").unlink()
+    assert values(source_of(path)) == [2], "all of it is of one split"
+
+
+def test_images_of_a_test_folder_are_not_mixed_with_those_beside_it(refused, tmp_path: Path) -> None:
+    for value, name in enumerate(["cat/0.png", "dog/1.png", "test/2.png"]):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(png(value))
+    path = str(tmp_path)
+    with refused("has the split test beside files that name none", "--split"):
+        source_of(path)
+    assert values(source_of(path, split="test")) == [2]
+    assert values(source_of(f"{path}/[cd]*/*")) == [0, 1]
+    (tmp_path / "test").rename(tmp_path / "train")
+    assert values(source_of(path)) == [0, 1, 2], "as of other files"
+
+
 def test_a_glob_names_files_at_any_depth_and_is_asked_no_questions(refused, tmp_path: Path) -> None:
     names = ["train-0.parquet", "a/train-1.parquet", "a/b/train-2.parquet", "a/test-3.parquet", "a/x.png"]
     for value, name in enumerate(names[:4]):

@@ -112,6 +112,54 @@ def test_json_carries_label_caption_and_sigma_and_a_mask_lies_beside(tmp_path: P
     np.testing.assert_array_equal(np.unpackbits(rows.operator["mask"][0], count=20).reshape(4, 5), seen > 0)
 
 
+FIRST, LATER = [("0.png", png(1))], [("1.png", png(2))]
+MORE = {
+    "mask": [("1.mask.png", png(255))],
+    "sigma": [("1.sigma", b"0.2")],
+    "sigma in .json": [("1.json", b'{"sigma": 0.2}')],
+    "caption": [("1.txt", b"a cat")],
+    "caption in .json": [("1.json", b'{"text": "a cat"}')],
+}
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+@pytest.mark.parametrize("more", MORE)
+def test_a_sample_that_has_more_than_the_first_is_refused(more: str, ending: str, tmp_path, ingested, refused) -> None:
+    path = pack(tmp_path / f"half.{ending}", [*FIRST, *LATER, *MORE[more]])
+    with refused(f"1 in half.{ending} has a {more.split()[0]}, and the first sample", "or none"):
+        ingested(source_of(str(path)), (1, 4, 5))
+
+
+def test_what_the_later_samples_lack_is_missing_from_them_alone(tmp_path: Path, ingested) -> None:
+    said = [("0.json", b'{"caption": null, "sigma": null}'), ("1.json", b'{"caption": "a cat", "sigma": null}')]
+    path = pack(tmp_path / "x.tar", [*FIRST, said[0], *LATER, said[1]])
+    rows = ingested(source_of(str(path)), (1, 4, 5))  # a null says that captions there are, and no sigma
+    assert (rows.caption, rows.operator) == (("", "a cat"), {})
+    path = pack(tmp_path / "y.tar", [*FIRST, ("0.sigma", b"0.5"), *LATER])
+    with pytest.raises(ValueError, match=r"1 in y\.tar has sigma None"):
+        ingested(source_of(str(path)), (1, 4, 5))
+
+
+def test_the_tar_of_a_damaged_folder_gives_what_the_folder_gives(tmp_path: Path, ingested) -> None:
+    seen = np.full((4, 5), 255, np.uint8)
+    seen[2:, 1:] = 0
+    mask = io.BytesIO()
+    Image.fromarray(seen).save(mask, "png")
+    members = [("0.png", png(9)), ("0.mask.png", mask.getvalue()), ("0.sigma", b"0.25\n")]
+    (tmp_path / "f").mkdir()
+    for name, data in members:
+        (tmp_path / "f" / name).write_bytes(data)
+    a = ingested(source_of(str(tmp_path / "f")), (1, 4, 5))
+    b = ingested(source_of(str(pack(tmp_path / "f.tar", members))), (1, 4, 5))
+    assert sorted(a.operator) == sorted(b.operator) == ["mask", "sigma"]
+    for name, column in a.operator.items():
+        np.testing.assert_array_equal(column, b.operator[name])
+    np.testing.assert_array_equal(a.images, b.images)
+    path = pack(tmp_path / "loud.tar", [("0.png", png(9)), ("0.sigma", b"loud")])
+    with pytest.raises(ValueError, match=r"0 in loud\.tar has sigma loud"):
+        ingested(source_of(str(path)), (1, 4, 5))
+
+
 def test_an_image_that_is_missing_or_broken_spoils_only_its_sample(tmp_path: Path, ingested, refused) -> None:
     members = [("1.png", png(1)), ("2.cls", b"3"), ("3.png", b"<html>"), ("4.png", png(4)), ("5.jpg", png(5)[:-25])]
     source = source_of(str(pack(tmp_path / "x.tar", members)))
@@ -234,6 +282,11 @@ def test_an_image_with_a_dot_in_its_name_is_told_rather_than_passed_over(tmp_pat
     assert len(list(all_of(WebDataset(str(pack(tmp_path / "a.tar", aside)))))) == 1
     with refused("img_1.5.png in b.tar has a dot in its name", "name it without") as _:
         WebDataset(str(pack(tmp_path / "b.tar", [("img_1.5.png", png(1))]))).pieces()
+
+
+def test_a_mask_that_is_no_png_is_refused(tmp_path: Path, refused) -> None:
+    with refused("s/0.mask.jpg in m.tar is named as a mask", ".mask.png"):
+        WebDataset(str(pack(tmp_path / "m.tar", [("s/0.jpg", png(1)), ("s/0.mask.jpg", png(2))]))).pieces()
 
 
 def all_of(source: WebDataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from pipeline.physics.blur import GaussianBlur, MotionBlur
 from pipeline.physics.corruption import corrupt
 from pipeline.physics.hadamard import Hadamard, HadamardRows, transform
 from pipeline.physics.luminance import WEIGHTS, Luminance
-from pipeline.physics.spectral import CUTOFF
+from pipeline.physics.measurements import Measurements
+from pipeline.physics.spectral import CUTOFF, Spectral
 
 SHAPE = (1, 16, 16)
 ROWS, COLUMNS = torch.meshgrid(torch.arange(16.0).double(), torch.arange(16.0).double(), indexing="ij")
@@ -56,6 +58,61 @@ def test_a_blur_keeps_brightness_and_its_inverse_divides_by_nothing_small(A):
     y = torch.randn(1, *SHAPE, dtype=torch.float64, generator=Key(1).torch())
     assert A.pinv(y).norm() <= y.norm() / CUTOFF
     assert (A.seen == 0).any(), "a case in which something is not seen"
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Spectral):
+    """The transfer function of a table."""
+
+    shape: tuple[int, ...]
+    h: torch.Tensor
+
+    def transfer(self, down, across):
+        return self.h
+
+
+def test_what_is_seen_ends_at_the_cutoff_and_its_inverse_is_exact_on_both_sides():
+    least = CUTOFF * 2
+    A = Table((1, 1, 4), torch.tensor([[-2.0, least * (1 + 1e-9), 1.0, least * (1 + 1e-9)]], dtype=torch.float64))
+    B = Table((1, 1, 4), torch.tensor([[-2.0, least, 1.0, least]], dtype=torch.float64))
+    assert (A.seen != 0).all()
+    assert B.seen.tolist() == [[-2, 0, 1, 0]], "a negative one is as large as a positive one"
+    x = torch.randn(1, 1, 1, 4, dtype=torch.float64, generator=Key(6).torch())
+    torch.testing.assert_close(A.pinv(A(x)), x, rtol=0, atol=1e-10)
+    torch.testing.assert_close(B.pinv(B(x)), B.project(x), rtol=0, atol=1e-12)
+
+
+def test_where_a_transfer_function_tells_pi_from_minus_pi_the_mean_of_both_counts():
+    down, across = (2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in (4, 6))
+    h = 2 + torch.sin(down[:, None] / 2) * torch.sin(across[None])
+    A = Table((1, 4, 6), h)
+    torch.testing.assert_close(A.seen[2], torch.full((6,), 2.0).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(A.seen[1], h[1], rtol=0, atol=1e-12)
+
+
+class Two(Measurements):
+    """Two numbers of two pixels, with singular values 1 and `small`."""
+
+    def __init__(self, small: float):
+        self.shape, self.A = (1, 1, 2), torch.tensor([[1.0, 0.0], [0.0, small]], dtype=torch.float64)
+
+    count = 2
+
+    @property
+    def gram(self):
+        return (self.A @ self.A.T)[None]
+
+    def __call__(self, x):
+        return x.flatten(-2) @ self.A.T
+
+    def adjoint(self, y):
+        return (y @ self.A).reshape(len(y), 1, 1, 2)
+
+
+def test_singular_values_below_a_millionth_of_the_largest_count_as_none():
+    y = torch.tensor([[[1.0, 1e-6]]], dtype=torch.float64)
+    torch.testing.assert_close(Two(1.1e-6).pinv(y).flatten(), torch.tensor([1.0, 1 / 1.1]).double(), rtol=1e-6, atol=0)
+    assert Two(0.9e-6).pinv(y).flatten().tolist() == [1, 0]
 
 
 def test_luminance_of_grey_is_grey_and_its_noise_has_the_stated_variance():
