@@ -207,4 +207,3 @@ class Composed(Network):
         seen, bins = self.base.see(x, sigma, cond), self.config.base.bins
         unit, gate = bins.read(self.base.scale, sigma), bins.read(self.gate, sigma)
         return seen.mean + expand(gate * unit, x) * self.residual(x, sigma, seen, unit, cond)
-

@@ -37,9 +37,10 @@ class Checkpoints:
     def save(self, state: State, extra: dict[str, Any] | None = None) -> Path:
         """Write the state (and JSON-able `extra`) under its images seen, drop the oldest, and return the folder.
 
-        Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it.
+        Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it; and
+        FloatingPointError if weights or averages are not finite.
         """
-        return self.put(state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}})
+        return self.put(*moment(state, extra))
 
     def put(self, images: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
         """As `save`, of what is in the computer's memory and will not change."""
@@ -79,6 +80,13 @@ class Checkpoints:
 
 def _rollbacks(meta: dict[str, Any]) -> int:
     return meta.get("rollbacks", 0)
+
+
+def moment(state: State, extra: dict[str, Any] | None = None) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """What `Checkpoints.put` takes, which will not change. Raises FloatingPointError: it is not finite."""
+    if (name := state.unsound()) is not None:
+        raise FloatingPointError(f"{name} is not finite: it is not saved, go on from the checkpoint before.")
+    return state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}}
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

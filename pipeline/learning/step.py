@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
-from pipeline.learning.divide import brought_together, is_divided
+from pipeline.learning.divide import brought_together, finite, is_divided
 from pipeline.learning.ema import Pair, holders
 from pipeline.learning.guard import Guard
 from pipeline.learning.speed import Compiled
@@ -60,6 +60,7 @@ class Step:
         # Where it is 1, the fused kernel leaves weights and moments alone.
         setattr(state.optimiser, "found_inf", 1 - taken.float())  # noqa: B010
         state.optimiser.step()
+        guard.settle(taken, self._sound())
         self._restore(buffers, taken)
         for rule, pair in self.averages:
             rule.update(pair, state.images, batch.whole, taken)
@@ -136,6 +137,14 @@ class Step:
         for kind in self.kinds:
             nn.utils.clip_grads_with_norm_(kind, most, norm)
         return norm
+
+    @torch.no_grad()
+    def _sound(self) -> Tensor:
+        """Whether all weights are finite, on all processes; one reading of them, which costs little beside AdamW's."""
+        wrong = (~finite(self.weights)).float()
+        if any(is_divided(kind[0]) for kind in self.kinds):  # each process has looked at its own part
+            torch.distributed.all_reduce(wrong)
+        return wrong == 0
 
     def _restore(self, buffers: list[Tensor], taken: Tensor) -> None:
         """The model's buffers as they were, unless the step is taken."""
