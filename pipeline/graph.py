@@ -42,6 +42,10 @@ class Tracker(Protocol):
         """A JSON document, e.g. how a number was measured."""
         ...
 
+    def warn(self, text: str) -> None:
+        """A sentence that a person was told."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:

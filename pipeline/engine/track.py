@@ -33,6 +33,7 @@ FLUSH_SECONDS = 2.0
 AWAY_SECONDS = 30.0  # between attempts to reach a server that did not answer
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 MOST = 1000  # metrics in one delivery, as MLflow allows
+WARNINGS, LONGEST = "kintsugi.warnings", 5000  # a tag, and how long MLflow lets it be
 
 
 def default_uri(store: Store) -> str:
@@ -145,6 +146,8 @@ class Run:
         self._id = ""
         self._metrics: list[tuple[str, float, int, int]] = []
         self._files: list[tuple[str, bytes]] = []
+        self._said: list[str] = []
+        self._told: list[str] = []
         self._last: dict[str, int] = {}
         self._again = 0.0
         self._flush()
@@ -168,6 +171,10 @@ class Run:
         """Log a JSON document as an artifact."""
         self._files.append((name, dumps(content).encode()))
 
+    def warn(self, text: str) -> None:
+        """Log a sentence, as a line of the tag `kintsugi.warnings`."""
+        self._said.append(without_password(text))
+
     def close(self, status: str) -> None:
         """Deliver what is left and end the run."""
         if self._flush():
@@ -188,6 +195,11 @@ class Run:
         while batch := self._metrics[:MOST]:
             client.log_batch(self._id, metrics=[Metric(key, value, when, at) for key, value, when, at in batch])
             del self._metrics[: len(batch)]
+        if self._said:
+            count = len(self._said)
+            client.set_tag(self._id, WARNINGS, "\n".join([*self._told, *self._said[:count]])[-LONGEST:])
+            self._told += self._said[:count]
+            del self._said[:count]
         while self._files:
             name, data = self._files[0]
             with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +210,9 @@ class Run:
 
     def _begin(self, run_id: str) -> None:
         """Take up a run where an earlier attempt left it."""
-        for key in self.tracking.client.get_run(run_id).data.metrics:
+        data = self.tracking.client.get_run(run_id).data
+        self._told = data.tags.get(WARNINGS, "").splitlines()
+        for key in data.metrics:
             points = self.tracking.client.get_metric_history(run_id, key)
             seen = max((point.step for point in points), default=-1)
             self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]

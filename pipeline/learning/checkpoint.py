@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.learning.state import State
 
+log = logging.getLogger("kintsugi")
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -61,7 +62,7 @@ class Checkpoints:
             problem = flaw(place)
             if problem is None:
                 return read(place)
-            warnings.warn(f"checkpoint {place} is damaged ({problem}): trying the one before it.", stacklevel=2)
+            log.warning("checkpoint %s is damaged (%s): trying the one before it.", place, problem)
         return None
 
     def restore(self, state: State) -> bool:

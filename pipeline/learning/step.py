@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ from pipeline.learning.speed import Compiled
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch, Draws, Objective
 
+log = logging.getLogger("kintsugi")
 Means = dict[str, Tensor]
 
 
@@ -79,7 +80,7 @@ class Step:
                 if not self.alone:  # the others are in the middle of an exchange that this process has left
                     raise torch.OutOfMemoryError(f"{rows} rows do not fit: set scale.micro below {rows}") from error
                 state.micro = -(-rows // 2)
-                warnings.warn(f"{rows} rows do not fit into memory: taking {state.micro} at a time.", stacklevel=2)
+                log.warning("%d rows do not fit into memory: taking %d at a time.", rows, state.micro)
             except Exception as error:
                 if not isinstance(self.loss, Compiled) or not _of_compiler(error):
                     raise

@@ -41,7 +41,7 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
 @pytest.mark.parametrize("eps", [0.0, 1e-60])
 def test_an_eps_that_is_zero_in_32_bits_is_refused(eps):
     """A weight whose gradient is 0, as behind a layer that starts at zero, would become 0/0 in its first step."""
-    with pytest.raises(ValueError, match="eps is .*: give a number above 0 that 32 bits can hold"):
+    with pytest.raises(ValueError, match=r"eps is .*: give a number above 0 that 32 bits can hold"):
         AdamW(eps=eps)
     assert AdamW(eps=1e-30).eps == 1e-30
 
