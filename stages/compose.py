@@ -137,6 +137,11 @@ class TrainResidual(Trains):
         views: tuple[Seen, ...] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
         return Residual.Config(shape_of(self.clean), len(views), self.backbone)
 
+    @property
+    def sets(self) -> list[Step]:
+        """What the residual learns from."""
+        return [self.clean]
+
     def make(self, open: Callable[[Step], Artifact]) -> Make:
         return partial(_course, self, open(self.base), open(self.clean))
 

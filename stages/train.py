@@ -36,8 +36,8 @@ from pipeline.learning.weighting import LevelWeight
 from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
-from pipeline.store import Artifact
-from stages.corrupt import load, shape_of
+from pipeline.store import Artifact, Store
+from stages.corrupt import load, rows_of, shape_of
 from stages.labels import classes_of, only_labels, taught, told
 
 
@@ -49,7 +49,7 @@ class Fit:
         images: how many images are seen in all.
         batch: how many make one step, over all workers.
         optim: optimiser, rate, weight decay, warm-up, clipping.
-        cosine: whether the rate falls to zero along half a cosine over the whole run (if not, as `optim.schedule` says).
+        cosine: whether the rate falls to zero along half a cosine over the whole run, not as `optim.schedule` says.
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
         shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes noise
@@ -125,8 +125,14 @@ class Trains(Stage):
 
     fit: Fit
 
-    def suits(self, scale: Scale) -> None:
-        scale.worlds(self.fit.batch)
+    @property
+    @abstractmethod
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+
+    def suits(self, scale: Scale, store: Store) -> None:
+        rows = [rows_of(data, store) for data in self.sets]
+        scale.worlds(self.fit.batch, None if None in rows else sum(map(int, filter(None, rows))))
 
     @abstractmethod
     def make(self, open: Callable[[Step], Artifact]) -> Make:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import config
+from pipeline.flat import leaves
 from pipeline.graph import Step
 from pipeline.identity import dumps
 from pipeline.lease import Lease
@@ -132,7 +132,7 @@ class Tracking:
     def _parameters(self, run_id: str, step: Step) -> None:
         from mlflow.entities import Param
 
-        flat = config.leaves(step.config)
+        flat = leaves(step.config)
         params = [Param(_key(path), without_password(str(value))[:500]) for path, value in flat.items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])

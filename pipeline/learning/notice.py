@@ -53,9 +53,9 @@ class Notice:
 class Agreed:
     """The most that any of the processes was told, on all of them and at the same step: the one after it was said.
 
-    What is told is a number up to 255, 0 for nothing, or whether there is anything. Every process makes one, at the same
-    time, and asks it once a step. The question travels beside the step, over CPUs, so that nothing waits for it and no
-    GPU is looked at.
+    What is told is a number up to 255, 0 for nothing, or whether there is anything. Every process makes one, at the
+    same time, and asks it once a step. The question travels beside the step, over CPUs, so that nothing waits for it
+    and no GPU is looked at.
     """
 
     def __init__(self, told: Callable[[], int]):

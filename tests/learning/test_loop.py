@@ -77,6 +77,14 @@ def test_micro_batches_change_memory_and_nothing_else(micro):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("micro", [4, 5])
+def test_what_is_posted_is_the_mean_over_rows_however_they_are_cut(micro):
+    told = []
+    for rows in (16, micro):
+        run(start(), Clock(16, 16, micro=rows), hooks=[Every(16, lambda s, m: told.append((m["loss"], m["mse"])))])
+    assert told[1] == pytest.approx(told[0], rel=1e-6)
+
+
 def test_a_wrapped_model_syncs_once_a_step_and_trains_the_same():
     class Wrapped(nn.Module):
         def __init__(self, module):

@@ -62,6 +62,14 @@ def test_an_option_leaves_the_result_alone(name):
     assert all("forward" not in vars(module) for module in fast.model.modules()), "the model is not as it was"
 
 
+def test_deterministic_is_on_while_it_runs_and_as_it_was_afterwards():
+    state, seen = picture(), []
+    state.model.net.stem.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    run(state, 1, speed=Speed(deterministic=True))
+    run(state, 2)
+    assert seen == [True, False]
+
+
 def test_channels_last_is_how_weights_averages_and_moments_lie_and_a_cut_is_exact(tmp_path):
     fast = Speed(channels_last=True)
     whole, first, second = run(picture(), 4, speed=fast), run(picture(), 2, speed=fast), picture()
