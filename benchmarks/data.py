@@ -239,6 +239,9 @@ class Clocked:
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Not measured."""
 
+    def warn(self, text: str) -> None:
+        """Not measured."""
+
 
 def ingest(folder: Path, repeats: int, images: int) -> None:
     """A set of five times the object store: what the store, the disk and the processes take."""

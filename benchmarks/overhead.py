@@ -47,6 +47,9 @@ class Rates:
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Nothing to say."""
 
+    def warn(self, text: str) -> None:
+        """Nothing to say."""
+
     @property
     def rate(self) -> float:
         """Median images a second, without the first post."""

@@ -106,6 +106,9 @@ class quiet:
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Nothing to say."""
 
+    def warn(self, text: str) -> None:
+        """Nothing to say."""
+
 
 def _ours(place: Path) -> None:
     store = Store(str(place / "store"))

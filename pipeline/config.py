@@ -82,6 +82,7 @@ def from_json(declared: Any, data: Any, where: str = "") -> Any:
     classes = tuple(option for option in options if _is_ours(option))
     if classes and isinstance(data, classes):
         return data
+    data = _spelt_out(classes, data, where)
     if isinstance(data, Mapping):
         parents = tuple(option for option in options if _is_class(option)) if "is" in data else classes
         if parents:
@@ -95,6 +96,18 @@ def from_json(declared: Any, data: Any, where: str = "") -> Any:
     return _leaf_from_json(declared, data, where)
 
 
+def _spelt_out(classes: tuple[type, ...], data: Any, where: str) -> Any:
+    """`NAME` and `{is: NAME, ...}` in full, where a class that may be meant knows values by name (`__named__`)."""
+    name = data.get("is") if isinstance(data, Mapping) else data
+    known = next((cls.__named__() for cls in classes if hasattr(cls, "__named__")), None)
+    if known is None or not isinstance(name, str) or "." in name:
+        return data
+    if name not in known:
+        raise ConfigError(f"there is no {_short.repr(name)} for {_named(where)}{nearest(name, known)}")
+    more = data if isinstance(data, Mapping) else {}
+    return {**to_json(known[name]), **{field: value for field, value in more.items() if field != "is"}}
+
+
 def replace(tree: T, path: str, value: Any) -> T:
     """A copy of `tree` with the one value at `path` (fields and tuple positions, dotted) replaced.
 
@@ -104,28 +117,6 @@ def replace(tree: T, path: str, value: Any) -> T:
         ConfigError: the path does not exist (with the nearest name), or the value does not fit.
     """
     return _replaced(tree, path.split("."), value, path, None)
-
-
-def leaves(form: Any, prefix: str = "") -> dict[str, Any]:
-    """A JSON tree as {dotted path: scalar}, in order; empty containers are leaves too."""
-    if isinstance(form, Mapping) and form:
-        pairs = form.items()
-    elif isinstance(form, list) and form:
-        pairs = ((str(i), item) for i, item in enumerate(form))
-    else:
-        return {prefix: form}
-    flat: dict[str, Any] = {}
-    for name, item in pairs:
-        flat.update(leaves(item, _join(prefix, name)))
-    return flat
-
-
-def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """(path, old, new) wherever two JSON trees differ; a side that has no such path shows None."""
-    before, after = leaves(old), leaves(new)
-    paths = list(before) + [path for path in after if path not in before]
-    absent = object()
-    return [(p, before.get(p), after.get(p)) for p in paths if before.get(p, absent) != after.get(p, absent)]
 
 
 def find_class(path: Any, parent: type | tuple[type, ...], where: str) -> type:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from . import config
+from .flat import differences
 from .identity import canonical, fingerprint
 from .keys import Key
 from .lease import Lease
@@ -44,6 +45,10 @@ class Tracker(Protocol):
 
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """A JSON document, e.g. how a number was measured."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """A sentence that a person was told."""
         ...
 
 
@@ -74,8 +79,8 @@ class Stage(ABC):
         """Called before anything runs. Raises: ValueError: what is known by now says that `run` would fail."""
         return
 
-    def suits(self, scale: Scale) -> None:
-        """Called before anything runs. Raises: ValueError: it cannot be run so wide."""
+    def suits(self, scale: Scale, store: Store) -> None:
+        """Called before anything runs. Raises: ValueError: it cannot be run so wide, as far as is known by now."""
         return
 
 
@@ -193,7 +198,7 @@ def plan(target: Step, store: Store, recipe: str = "") -> list[Planned]:
         cached = store.has(node)
         if not cached:
             node.stage.check(store)
-            node.stage.suits(node.scale)
+            node.stage.suits(node.scale, store)
         why = "cached" if cached else _why(node, store, refs.get(f"{slug(recipe)}/{slug(node.label)}"))
         lines.append(Planned(node, cached, why))
     return lines
@@ -206,7 +211,7 @@ def _why(node: Step, store: Store, last: str | None) -> str:
         return "never made, and what had its name cannot be read"
     if manifest is None:
         return "never made"
-    moved = config.differences(manifest["config"], node.config)
+    moved = differences(manifest["config"], node.config)
     shown = [f"{path}: {_brief(old)} → {_brief(new)}" for path, old, new in moved[:4]]
     more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
     return "changed " + ", ".join(shown) + more if moved else "a new version of the stage"

@@ -18,7 +18,9 @@ class Scale:
     the slowest, training starts again from its last checkpoint. `micro` halves by itself where memory does not suffice.
     Tensor cores prefer channels last. Networks that cannot be compiled run as they are, with a warning. Checkpointing
     computes activations again in the backward pass instead of keeping them. With `shard`, weights, gradients, moments
-    and averages are divided among a step's workers, for networks of which a device cannot hold all that.
+    and averages are divided among a step's workers, for networks of which a device cannot hold all that. Beside the
+    checkpoints that a training has by images seen, one is written whenever the last is `save` seconds old; the newest
+    `keep` are kept, as one of them may be found damaged.
 
     Args:
         workers: processes; with `most`, the fewest.
@@ -29,9 +31,11 @@ class Scale:
         compile: compile networks and losses.
         checkpointing: less memory, more time.
         deterministic: repeat to the bit; slower.
-        shard: divide tensors among workers (FSDP2).
-        most: the most processes of a step that trains.
-        hang_after: seconds without a step until it starts again.
+        shard: tensors divided among workers.
+        most: the most processes, to train with.
+        hang_after: seconds without a step: begin again.
+        save: seconds between checkpoints.
+        keep: checkpoints that are kept.
     """
 
     workers: int = 1
@@ -45,6 +49,8 @@ class Scale:
     shard: bool = False
     most: int | None = None
     hang_after: float = 600
+    save: float = 300
+    keep: int = 2
 
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 < self.cpus < math.inf or not 0 <= self.gpus < math.inf:
@@ -55,6 +61,8 @@ class Scale:
             raise ValueError(f"most is {self.most}: give no fewer than the {self.workers} workers, or leave it out")
         if self.shard and self.channels_last:
             raise ValueError("shard cuts weights along an axis that channels_last would move: leave one of them out")
+        if not self.save > 0 or self.keep < 1:
+            raise ValueError(f"save is {self.save:g} and keep {self.keep}: give seconds, or inf, and at least 1")
         if not self.hang_after > 0:
             raise ValueError(f"hang_after is {self.hang_after:g}: give seconds, or inf to wait for ever")
 

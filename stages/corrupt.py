@@ -58,6 +58,18 @@ class Part:
         return between(key, self.first, self.end(manifest.rows), manifest, data.place.open, sweep)
 
 
+def rows_of(data: Step, store: Store) -> int | None:
+    """How many rows a set has, or will have, if that is known without reading any. Raises ValueError as `Part.end`."""
+    if store.has(data):
+        return Manifest.open(store.artifact(data.address).file).rows
+    if isinstance(data.stage, Ingest):
+        return data.stage.source.count()
+    if not isinstance(data.stage, Corrupt):
+        return None
+    rows, part = rows_of(data.stage.data, store), data.stage.part
+    return part.count if rows is None else part.end(rows) - part.first
+
+
 @dataclass(frozen=True)
 class Corrupt(Stage):
     """Rows (id, y, operator row) with y = A x0 + noise z, keyed by (seed, id).
@@ -73,11 +85,7 @@ class Corrupt(Stage):
     seed: int = 0
 
     def check(self, store: Store) -> None:
-        rows = None
-        if store.has(self.data):
-            rows = Manifest.open(store.artifact(self.data.address).file).rows
-        elif isinstance(self.data.stage, Ingest):
-            rows = self.data.stage.source.count()
+        rows = rows_of(self.data, store)
         if rows is not None:
             self.part.end(rows)
 

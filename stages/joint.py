@@ -73,6 +73,11 @@ class TrainJoint(Trains):
         maps = tuple(view.map for view in self.views)
         return Joint.Config(shape_of(self.clean), maps, (1.0,) * (len(maps) + 1), self.backbone)
 
+    @property
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+        return [*(view.data for view in self.views), self.clean]
+
     def make(self, open: Callable[[Step], Artifact]) -> Make:
         return partial(_course, self, [open(view.data) for view in self.views], open(self.clean))
 

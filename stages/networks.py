@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 
 from pipeline import config, graph
-from pipeline.backbones.count import Count, networks
+from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.count import Count, count, networks
 from pipeline.diffusion.denoiser import Trained
 from pipeline.graph import Step
 from pipeline.learning.weights import DESCRIPTION
@@ -21,6 +22,13 @@ def of_recipe(target: Step) -> Named:
         network = getattr(step.stage, "network", None)
         for path, found in networks(network):
             yield f"{step.label} {path}".strip(), found
+
+
+def of_presets(names: Iterable[str], shape: tuple[int, ...]) -> Named:
+    """(name, count) of sizes that have proved themselves, for data of `shape` (C, *)."""
+    known = Backbone.__named__()
+    for name in names:
+        yield name, count(known[name], shape, shape[0], shape[0])
 
 
 def of_artifact(made: Artifact) -> Named:
@@ -41,7 +49,7 @@ def described(made: Artifact) -> Trained:
 
 def lines(found: Iterable[tuple[str, Count]]) -> Iterator[str]:
     """Comments for a YAML text."""
-    rows = [(name, str(count)) for name, count in found]
+    rows = [(name, str(counted)) for name, counted in found]
     wide = max((len(name) for name, _ in rows), default=0)
-    for name, count in rows:
-        yield f"# {name:<{wide}}  {count}"
+    for name, counted in rows:
+        yield f"# {name:<{wide}}  {counted}"

@@ -92,6 +92,11 @@ class TrainResidual(Trains):
         features = self.regularisation.features
         return Residual.Config(shape_of(self.clean), len(views), self.backbone, features=features)
 
+    @property
+    def sets(self) -> list[Step]:
+        """What the residual learns from."""
+        return [self.clean]
+
     def make(self, open: Callable[[Step], Artifact]) -> Make:
         return partial(_course, self, open(self.base), open(self.clean), open(self.held))
 

@@ -74,10 +74,10 @@ def search(
         for path, value in options.items():
             base = config.replace(base, path, value)
     plan = Plan(read_all(over), trials, searcher, scheduler, mode, seed)
-    sought = survey(function, base, plan, metric, watched)
+    kept = Store(store) if isinstance(store, str) else store
+    sought = survey(function, base, plan, metric, watched, kept)
     if slug(name) in {slug(step.label) for step in sought.steps} or slug(name).split("/")[0] == "search":
         raise ConfigError(f"--name {name} is what a step of the recipe is called: choose another")
-    kept = Store(store) if isinstance(store, str) else store
     kept.check_writable()
     home = kept.place / f"results/{recipe}/search/{sought.identity}"
     lease = Lease.claim(home / "lease")

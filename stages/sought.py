@@ -14,6 +14,7 @@ from pipeline.config import ConfigError, nearest
 from pipeline.engine.draws import Plan
 from pipeline.graph import Step
 from pipeline.identity import dumps
+from pipeline.store import Store
 from stages import recipe as recipes
 from stages.train import Trains
 
@@ -76,7 +77,7 @@ class Sought:
         return {"over": over, **said, "seed": plan.seed, "watched": self.watched}
 
 
-def survey(recipe: recipes.Recipe, base: Any, plan: Plan, metric: str, watched: str | None) -> Sought:
+def survey(recipe: recipes.Recipe, base: Any, plan: Plan, metric: str, watched: str | None, store: Store) -> Sought:
     """Try a few values of every searched option on paper, to see what depends on it.
 
     Raises:
@@ -97,7 +98,7 @@ def survey(recipe: recipes.Recipe, base: Any, plan: Plan, metric: str, watched: 
     steps = tuple(walks[0].values())
     own = [step for walk in walks for step in walk.values() if step.address not in common]
     for step in own:
-        step.stage.suits(step.scale)
+        step.stage.suits(step.scale, store)
     trained = list(dict.fromkeys(step.label for step in own if isinstance(step.stage, Trains)))
     if watched is not None and watched not in trained:
         raise ConfigError(

@@ -31,15 +31,15 @@ from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.ema import EMA
 from pipeline.learning.loop import Clock
-from pipeline.learning.optim import AdamW, Cosine
+from pipeline.learning.optim import AdamW, Constant, Cosine
 from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.state import State
 from pipeline.learning.weighting import LevelWeight
 from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
-from pipeline.store import Artifact
-from stages.corrupt import load, shape_of
+from pipeline.store import Artifact, Store
+from stages.corrupt import load, rows_of, shape_of
 from stages.labels import classes_of, only_labels, taught, told
 
 
@@ -51,7 +51,7 @@ class Fit:
         images: how many images are seen in all.
         batch: how many make one step, over all workers.
         optim: optimiser, rate, weight decay, warm-up, clipping.
-        cosine: whether the rate falls to zero along half a cosine over the whole run (else as `optim.schedule` says).
+        cosine: whether the rate falls to zero along half a cosine over the whole run, not as `optim.schedule` says.
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
         shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes the
@@ -65,8 +65,8 @@ class Fit:
         unconditional: the share of labels that a network with classes is not told, so that it can also do without;
             0.1 as a rule where classifier-free guidance is wanted.
         skips: how many steps with a loss or gradient that is not finite are left out before one stops training.
-        rollbacks: how often training, instead of stopping so, returns to its last checkpoint and goes on from there
-            with the images after those that led to it.
+        rollbacks: how often training, instead of stopping so, returns to where it last was a fifth, two, three or four
+            of its way, and goes on from there with the images after those that led to it.
     """
 
     images: int = 96_000
@@ -88,6 +88,11 @@ class Fit:
     def __post_init__(self) -> None:
         if self.images < 1 or self.batch < 1 or self.shift < 0:
             raise ValueError(f"images is {self.images}, batch {self.batch}, shift {self.shift}: give positive numbers")
+        if self.cosine and self.optim.schedule != Constant():
+            kind = type(self.optim.schedule).__name__
+            raise ValueError(
+                f"cosine would replace optim.schedule, {kind}: set cosine to false first, or leave that out"
+            )
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory is {self.memory}: give the GiB of images to hold, or 0 to stream every set")
         if not 0 <= self.unconditional < 1:
@@ -127,8 +132,14 @@ class Trains(Stage):
 
     fit: Fit
 
-    def suits(self, scale: Scale) -> None:
-        scale.worlds(self.fit.batch)
+    @property
+    @abstractmethod
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+
+    def suits(self, scale: Scale, store: Store) -> None:
+        rows = [rows_of(data, store) for data in self.sets]
+        scale.worlds(self.fit.batch, None if None in rows else sum(map(int, filter(None, rows))))
 
     @abstractmethod
     def make(self, open: Callable[[Step], Artifact]) -> Make:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from pipeline import config, graph
+from pipeline import config, flat, graph
+from pipeline.backbones.backbone import Backbone
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
 from pipeline.store import Damaged, Store, StoreError
@@ -24,9 +26,13 @@ from stages.progress import watch
 
 @dataclass(frozen=True)
 class Show:
-    """Print a recipe's options with what they mean, or what an artifact was made from."""
+    """Print a recipe's options with what they mean, what an artifact was made from, or the sizes of preset networks."""
 
-    name: Annotated[Positional[str], tyro.conf.arg(help="a recipe, or an artifact's name, address or fingerprint")]
+    name: Annotated[
+        Positional[str],
+        tyro.conf.arg(help="a recipe, an artifact's name, address or fingerprint, a preset such as DIT_1M, or presets"),
+    ]
+    shape: Annotated[tuple[int, ...], tyro.conf.arg(help="of the data that presets are counted for")] = (3, 32, 32)
     store: StoreOption = "runs"
     json: JsonOption = False
 
@@ -55,10 +61,16 @@ def show(words: list[str]) -> int:
         for line in networks.lines(networks.of_recipe(target)):
             print(line)
         return 0
+    known = Backbone.__named__()
+    if asked.name == "presets" or asked.name in known:
+        return _presets(list(known) if asked.name == "presets" else [asked.name], asked)
     store = Store(asked.store)
     try:
         address = store.find(asked.name)
     except StoreError as error:
+        if difflib.get_close_matches(asked.name, known, cutoff=0.6):
+            near = config.nearest(asked.name, known)
+            raise config.ConfigError(f"there is no artifact and no preset '{asked.name}'{near}") from error
         raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
     from stages import networks  # only now, because it needs torch
 
@@ -70,6 +82,22 @@ def show(words: list[str]) -> int:
         return 0
     print(without_password(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)), end="")
     for line in networks.lines(found):
+        print(line)
+    return 0
+
+
+def _presets(names: list[str], asked: Show) -> int:
+    from stages import networks
+
+    if len(asked.shape) < 2 or min(asked.shape) < 1:
+        raise config.ConfigError(f"--shape {asked.shape} is none of data: give channels and sides, such as 3 32 32")
+    found = dict(networks.of_presets(names, asked.shape))
+    if asked.json:
+        print(json.dumps({name: count._asdict() for name, count in found.items()}))
+        return 0
+    if len(names) == 1:
+        print(yaml.safe_dump(config.to_json(Backbone.__named__()[names[0]]), sort_keys=False), end="")
+    for line in networks.lines(found.items()):
         print(line)
     return 0
 
@@ -108,7 +136,7 @@ def _moved(store: Store, old: str, new: str, prefix: str) -> list[tuple[str, Any
     if before is None or after is None:
         return [(prefix or "step", old, new)]
     found = []
-    for path, a, b in config.differences(before["config"], after["config"]):
+    for path, a, b in flat.differences(before["config"], after["config"]):
         need = path.removesuffix(".step")
         if path != need and a and b and a.split("/")[0] == b.split("/")[0]:
             found += _moved(store, a, b, f"{prefix}{need}.")

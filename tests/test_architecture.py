@@ -17,7 +17,7 @@ CEILING = 300
 BELOW_PHYSICS = {"identity", "keys"}
 BELOW_OBJECTIVES = {"diffusion", "backbones", "physics"} | BELOW_PHYSICS
 BELOW_LEARNING = {"objectives", "config", "place"} | BELOW_OBJECTIVES
-BELOW_ENGINE = {"learning", "data", "metrics", "graph", "scale", "store", "artifact", "lease"} | BELOW_LEARNING
+BELOW_ENGINE = {"flat", "learning", "data", "metrics", "graph", "scale", "store", "artifact", "lease"} | BELOW_LEARNING
 MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itself
     "pipeline": set(),
     "identity": set(),
@@ -25,11 +25,12 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "place": set(),
     "config": {"identity"},
     "scale": set(),
+    "flat": set(),
     "lease": {"place"},
     "artifact": {"lease", "place", "config"},
     "store": {"artifact", "lease", "place", "config", "identity"},
     "schedule": {"store", "lease"},
-    "graph": {"schedule", "scale", "store", "lease", "place", "config", "identity", "keys"},
+    "graph": {"flat", "schedule", "scale", "store", "lease", "place", "config", "identity", "keys"},
     "physics": BELOW_PHYSICS,
     "backbones": {"physics"} | BELOW_PHYSICS,
     "diffusion": {"backbones", "physics"} | BELOW_PHYSICS,
@@ -41,7 +42,19 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "stages": {"engine"} | BELOW_ENGINE,
     "recipes": {"stages", "engine"} | BELOW_ENGINE,
 }
-WITHOUT_TORCH = {"pipeline", "identity", "config", "place", "lease", "artifact", "store", "scale", "schedule", "graph"}
+WITHOUT_TORCH = {
+    "pipeline",
+    "identity",
+    "config",
+    "flat",
+    "place",
+    "lease",
+    "artifact",
+    "store",
+    "scale",
+    "schedule",
+    "graph",
+}
 CLUSTER = {"ray", "mlflow"}
 
 

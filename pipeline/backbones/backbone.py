@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import nn
 
 
 class Backbone(ABC):
     """A frozen dataclass of sizes; a new architecture is a subclass in a file of its own."""
+
+    @staticmethod
+    def __named__() -> Mapping[str, Backbone]:
+        """Those that a configuration may call by name."""
+        from pipeline.backbones.presets import Preset
+
+        return {preset.name: preset.value for preset in Preset}
 
     @abstractmethod
     def build(self, shape: tuple[int, ...], channels_in: int, channels_out: int) -> nn.Module:

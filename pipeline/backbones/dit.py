@@ -58,13 +58,17 @@ class Config(Backbone):
             raise ValueError(f"dropout is {self.dropout}: give a probability within [0, 1)")
 
     def build(self, shape: tuple[int, ...], channels_in: int, channels_out: int) -> DiT:
-        """The network for data of `shape` (C, *). Raises ValueError: `patch` is for other dimensions."""
+        """The network for data of `shape` (C, *). Raises ValueError: `patch` or the width do not fit its dimensions."""
         dims = dimensions(shape)
         patch = self.patch * dims if len(self.patch) == 1 else self.patch
         if len(patch) != dims:
             raise ValueError(
                 f"patch is {self.patch} but the data have {dims} spatial dimensions: give one side or {dims}"
             )
+        angles = self.width // self.heads // 2 if self.rotary else self.width // 2
+        if angles < dims:
+            what = f"a head of {self.width // self.heads}" if self.rotary else f"width {self.width}"
+            raise ValueError(f"{what} has no channels for places on {dims} axes: give at least {2 * dims}")
         return DiT(self, tuple(shape[1:]), patch, channels_in, channels_out)
 
 

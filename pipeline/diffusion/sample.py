@@ -101,8 +101,13 @@ class Sampler(Grid, ABC):
         """x₀ (B, *) from x (B, *) at noise `start` (default sigma_max; one number or (B,)).
 
         The state is float64; D is called, and x₀ returned, in the dtype of x. `keys` (one per sample) feed random
-        steps; `progress(done, steps)` is called after each step.
+        steps; `progress(done, steps)` is called after each step. Raises ValueError: these are not one per sample.
         """
+        starts = 1 if start is None else torch.as_tensor(start).numel()
+        for name, rows in {"start": starts, "keys": keys, "cond": cond}.items():
+            found = rows if isinstance(rows, int) else len(x) if rows is None else len(rows)
+            if found != len(x) and not (name == "start" and found == 1):
+                raise ValueError(f"{name} has {found} rows for {len(x)} samples: give one per sample.")
         dtype = x.dtype
         grid = self.sigmas(start).expand(-1, len(x))
         sigmas, steps, x = grid.to(x.device), len(grid) - 1, x.double()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.engine.relay import aloud, relayed
 from pipeline.graph import Scale
 
 T = TypeVar("T")
@@ -205,6 +206,7 @@ def board() -> Any:
 def call(scale: Scale, function: Callable[..., T], *arguments: Any, fresh: bool = False) -> T:
     """Run a picklable function once on the cluster, with one worker's share of `scale`, and return its result.
 
+    What it warns of is said here.
     `fresh`: in a process that does nothing else before or afterwards.
 
     Raises: what the function raised.
@@ -214,12 +216,16 @@ def call(scale: Scale, function: Callable[..., T], *arguments: Any, fresh: bool 
 
     alone: dict[str, Any] = {"max_calls": 1} if fresh else {}
 
+    posts, topic = board(), uuid.uuid4().hex
+
     @ray.remote(num_cpus=scale.cpus, num_gpus=scale.gpus, max_retries=3, **alone)
     def run() -> T:
-        return function(*arguments)
+        with aloud(posts, topic, "the task"):
+            return function(*arguments)
 
     try:
-        return ray.get(run.remote())
+        with relayed(posts, topic):
+            return ray.get(run.remote())
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None)
         raise (cause if isinstance(cause, Exception) else error) from None

@@ -13,6 +13,42 @@ from collections.abc import Callable
 
 from pipeline.learning.notice import Notice
 
+SAVE, END = 1, 2  # what workers may be told after a step; who ends saves as well
+
+
+class Alarm:
+    """Rings once `seconds` after it was set, and is set again by that."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.set()
+
+    def __call__(self) -> bool:
+        rings = time.monotonic() - self.since >= self.seconds
+        if rings:
+            self.set()
+        return rings
+
+    def set(self) -> None:
+        """Count from now."""
+        self.since = time.monotonic()
+
+
+class Order:
+    """What all workers are told after a step, by `told`; asked once a step whether to end."""
+
+    def __init__(self, pulse: Pulse, told: Callable[[], int]):
+        self.pulse, self.told, self.last = pulse, told, 0
+
+    def __call__(self) -> bool:
+        self.pulse.beat()
+        self.last = self.told()
+        return self.last == END
+
+    def saves(self) -> bool:
+        """Whether the last answer was to save."""
+        return self.last == SAVE
+
 
 class Pulse:
     """When a step was last finished, while the context is open, and whether this process was told to end."""
@@ -22,13 +58,12 @@ class Pulse:
         self.last: float | None = None
         self.slowest = 0.0
 
-    def beat(self, told: Callable[[], bool]) -> bool:
-        """Another step is done; what `told` says."""
+    def beat(self) -> None:
+        """Another step is done."""
         now, last = time.monotonic(), self.last
         if last is not None:
             self.slowest = max(self.slowest, now - last)
         self.last = now
-        return told()
 
     def __enter__(self) -> Pulse:
         self.last, self.slowest = time.monotonic(), 0.0

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import config
+from pipeline.flat import leaves
 from pipeline.graph import Enough, Step
 from pipeline.identity import dumps
 from pipeline.lease import Lease
@@ -34,6 +34,7 @@ FLUSH_SECONDS = 2.0
 AWAY_SECONDS = 30.0  # between attempts to reach a server that did not answer
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 MOST = 1000  # metrics in one delivery, as MLflow allows
+WARNINGS, LONGEST = "kintsugi.warnings", 5000  # a tag, and how long MLflow lets it be
 
 
 def default_uri(store: Store) -> str:
@@ -164,7 +165,7 @@ class Tracking:
     def _parameters(self, run_id: str, options: Any) -> None:
         from mlflow.entities import Param
 
-        flat = {} if options is None else config.leaves(options)
+        flat = {} if options is None else leaves(options)
         params = [Param(_key(path), without_password(str(value))[:500]) for path, value in flat.items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])
@@ -180,6 +181,8 @@ class Run:
         self._id = ""
         self._metrics: list[tuple[str, float, int, int]] = []
         self._files: list[tuple[str, bytes]] = []
+        self._said: list[str] = []
+        self._told: list[str] = []
         self._last: dict[str, int] = {}
         self._again = 0.0
         self._flush()
@@ -203,6 +206,10 @@ class Run:
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Log a JSON document as an artifact."""
         self._files.append((name, dumps(content).encode()))
+
+    def warn(self, text: str) -> None:
+        """Log a sentence, as a line of the tag `kintsugi.warnings`."""
+        self._said.append(without_password(text))
 
     def close(self, status: str) -> None:
         """Deliver what is left and end the run."""
@@ -229,6 +236,11 @@ class Run:
         while batch := self._metrics[:MOST]:
             client.log_batch(self._id, metrics=[Metric(key, value, when, at) for key, value, when, at in batch])
             del self._metrics[: len(batch)]
+        if self._said:
+            count = len(self._said)
+            client.set_tag(self._id, WARNINGS, "\n".join([*self._told, *self._said[:count]])[-LONGEST:])
+            self._told += self._said[:count]
+            del self._said[:count]
         while self._files:
             name, data = self._files[0]
             with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +251,9 @@ class Run:
 
     def _begin(self, run_id: str) -> None:
         """Take up a run where an earlier attempt left it."""
-        for key in self.tracking.client.get_run(run_id).data.metrics:
+        data = self.tracking.client.get_run(run_id).data
+        self._told = data.tags.get(WARNINGS, "").splitlines()
+        for key in data.metrics:
             points = self.tracking.client.get_metric_history(run_id, key)
             seen = max((point.step for point in points), default=-1)
             self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]

@@ -11,35 +11,29 @@ import errno
 import logging
 import math
 import os
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.engine import cluster
-from pipeline.engine.pulse import PULSE
-from pipeline.engine.relay import relay
+from pipeline.engine.kept import checkpoints
+from pipeline.engine.pulse import END, PULSE, SAVE, Alarm, Order
+from pipeline.engine.relay import aloud, relayed
 from pipeline.graph import Context, Enough, Scale
 from pipeline.learning.averages import written
 from pipeline.learning.background import Background
-from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.course import Course
-from pipeline.learning.loop import Every, Metrics
+from pipeline.learning.loop import Every, Metrics, When
 from pipeline.learning.notice import Agreed
 from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
 from pipeline.place import Place
 
 log = logging.getLogger("kintsugi")
-CHECKPOINTS = "_work/checkpoints"
 UNUSABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
 Make = Callable[[torch.device], Course]
 Save = Callable[[State], dict[str, bytes]]
@@ -79,7 +73,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
     if at.scale.most is not None and worlds[-1] < at.scale.most:
         log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
     how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale, "board": cluster.board()}
-    with cluster.training() as (topic, ended), relay(topic, at) as enough:
+    with cluster.training() as (topic, ended), relayed(cluster.board(), topic, at.tracker) as enough:
         while "stopped" in (returned := _group({**how, "topic": topic}, at, worlds)):
             if ended.is_set():
                 raise KeyboardInterrupt
@@ -126,8 +120,12 @@ def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any
 
 def _worker(how: dict[str, Any]) -> dict[str, Any]:
     """One process of the group, refusing by what it returns: Ray Train would try again after whatever is raised."""
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
     try:
-        return _train(how)
+        with aloud(how["board"], how["topic"], f"worker {rank}"):
+            return _train(how)
     except FloatingPointError as error:  # all processes see it at the same step
         return {"refused": str(error)}
     except OSError as error:
@@ -151,7 +149,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         last.update(metrics)
         how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
 
-    with _checkpoints(how["out"], write=rank == 0) as kept, Background(kept) as saving:
+    with checkpoints(how["out"], scale.keep, write=rank == 0) as kept, Background(kept) as saving:
         try:
             course: Course = how["make"](device)
             if divided:
@@ -160,10 +158,13 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             return {"refused": str(error)}
 
+        alarm = Alarm(scale.save)
+
         def keep(state: State) -> None:
+            alarm.set()
             if rank == 0:
                 saving.save(state)
-            else:
+            elif divided:
                 state.tensors()  # this process's part of what rank 0 brings together
 
         def write(name: str, data: bytes) -> None:
@@ -185,11 +186,15 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             wrapped = None
             if world > 1:
                 wrapped = course.state.model if divided else ray.train.torch.prepare_model(course.state.model)
-            told = Agreed(PULSE.notice) if world > 1 else PULSE.notice
-            course.run(hooks, rank, world, wrapped, speed_of(scale), scale.micro, stop=partial(PULSE.beat, told))
+
+            def told() -> int:
+                return END if PULSE.notice() else SAVE if rank == 0 and alarm() else 0
+
+            order = Order(PULSE, Agreed(told) if world > 1 else told)
+            hooks.append(When(order.saves, keep))
+            course.run(hooks, rank, world, wrapped, speed_of(scale), scale.micro, stop=order)
         if not course.over:
-            if rank == 0 or divided:
-                keep(course.state)
+            keep(course.state)
             return {"stopped": course.state.images}
     if rank == 0 or divided:
         for name, data in how["save"](course.state).items():
@@ -223,38 +228,6 @@ class Rate:
         end = self.course.clock.images
         left = (end - state.images) / rate if rate else 0.0
         return {"images_per_second": rate, "input_wait_percent": waiting, "eta": left, "done": state.images / end}
-
-
-@contextmanager
-def _checkpoints(out: Place, write: bool) -> Iterator[Checkpoints]:
-    """The step's checkpoints: on this machine's file system where the place is, else copied there and back."""
-    if out.is_local:
-        yield Checkpoints(out.folder(CHECKPOINTS))
-        return
-    far = out / CHECKPOINTS
-    with tempfile.TemporaryDirectory() as folder:
-        for name in far.names():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(far.read(name))
-        yield _Mirrored(folder, far=far if write else None)
-
-
-@dataclass(frozen=True)
-class _Mirrored(Checkpoints):
-    """Local checkpoints of which every one saved is copied to `far`, its manifest last."""
-
-    far: Place | None = None
-
-    def put(self, images: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
-        place = super().put(images, tensors, meta)
-        if self.far is not None:
-            for path in sorted(place.iterdir(), key=lambda p: p.name == "manifest.json"):
-                self.far.write(f"{place.name}/{path.name}", path.read_bytes())
-            kept = {p.name for p in Path(self.folder).iterdir()}
-            for old in {name.split("/")[0] for name in self.far.names()} - kept:
-                self.far.remove(old)
-        return place
 
 
 def _storage(out: Place) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from pipeline.learning.checkpoint import Checkpoints, copied
+from pipeline.learning.checkpoint import Checkpoints, moment
 from pipeline.learning.state import State
 
 
@@ -24,8 +24,7 @@ class Background:
     def save(self, state: State, extra: dict[str, Any] | None = None) -> None:
         """Copy the state and begin to write it, after the one before it is written."""
         self.wait()
-        given = state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}}
-        self.thread = threading.Thread(target=self._write, args=given, daemon=True)
+        self.thread = threading.Thread(target=self._write, args=moment(state, extra), daemon=True)
         self.thread.start()
 
     def wait(self) -> None:

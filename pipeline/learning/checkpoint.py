@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.learning.state import State
 
+log = logging.getLogger("kintsugi")
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -37,9 +38,10 @@ class Checkpoints:
     def save(self, state: State, extra: dict[str, Any] | None = None) -> Path:
         """Write the state (and JSON-able `extra`) under its images seen, drop the oldest, and return the folder.
 
-        Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it.
+        Raises ValueError if the folder holds a good checkpoint of later images: this run did not continue from it; and
+        FloatingPointError if weights or averages are not finite.
         """
-        return self.put(state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}})
+        return self.put(*moment(state, extra))
 
     def put(self, images: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
         """As `save`, of what is in the computer's memory and will not change."""
@@ -60,7 +62,7 @@ class Checkpoints:
             problem = flaw(place)
             if problem is None:
                 return read(place)
-            warnings.warn(f"checkpoint {place} is damaged ({problem}): trying the one before it.", stacklevel=2)
+            log.warning("checkpoint %s is damaged (%s): trying the one before it.", place, problem)
         return None
 
     def restore(self, state: State) -> bool:
@@ -79,6 +81,13 @@ class Checkpoints:
 
 def _rollbacks(meta: dict[str, Any]) -> int:
     return meta.get("rollbacks", 0)
+
+
+def moment(state: State, extra: dict[str, Any] | None = None) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+    """What `Checkpoints.put` takes, which will not change. Raises FloatingPointError: it is not finite."""
+    if (name := state.unsound()) is not None:
+        raise FloatingPointError(f"{name} is not finite: it is not saved, go on from the checkpoint before.")
+    return state.images, copied(state.tensors()), state.meta() | {"extra": extra or {}}
 
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

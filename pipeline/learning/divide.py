@@ -7,6 +7,7 @@ weights are brought together where it is used, and its gradients are averaged an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,6 +50,16 @@ def blocks(network: nn.Module, listed: bool = False) -> list[nn.Module]:
 def is_divided(tensor: Any) -> bool:
     """Whether this process holds only a part of it (a DTensor)."""
     return hasattr(tensor, "full_tensor")
+
+
+def finite(tensors: Sequence[Any]) -> Tensor:
+    """Whether all numbers are finite, of what is divided those that this process holds: a boolean on their device."""
+    held = [(t.to_local() if is_divided(t) else t).detach() for t in tensors]
+    device = held[0].device
+    found, one = torch.zeros((), device=device), torch.ones((), device=device)
+    # One kernel, which multiplies by 1: what a scaler of gradients asks; a sum of squares may overflow by itself.
+    torch._amp_foreach_non_finite_check_and_unscale_([t for t in held if t.numel()], found, one)  # pyright: ignore[reportPrivateImportUsage]
+    return found == 0
 
 
 def brought_together(tensor: Any) -> Tensor:

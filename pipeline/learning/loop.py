@@ -15,6 +15,7 @@ from torch import nn
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
 from pipeline.learning.guard import Guard, Meter, Metrics, Names
+from pipeline.learning.peers import Peers
 from pipeline.learning.speed import Speed, ahead
 from pipeline.learning.state import State
 from pipeline.learning.step import Step
@@ -56,11 +57,19 @@ class Clock:
 class Every:
     """A hook: call(state, metrics) whenever another `images` have been seen, and at the end of the run.
 
-    Metrics are means since any hook was last called, over this process's rows.
+    Metrics are means since any hook of any process was last called, over the rows of all processes.
     """
 
     images: int
     call: Callable[[State, Metrics], None]
+
+
+@dataclass(frozen=True)
+class When:
+    """A hook: call(state) after every step of which due() says so, which must tell every process the same."""
+
+    due: Callable[[], bool]
+    call: Callable[[State], None]
 
 
 def fit(
@@ -70,7 +79,7 @@ def fit(
     levels: Levels,
     clock: Clock,
     key: Key,
-    hooks: Sequence[Every] = (),
+    hooks: Sequence[Every | When] = (),
     validate: Callable[[nn.Module], float] | None = None,
     parallel: nn.Module | None = None,
     speed: Speed = Speed(),
@@ -87,17 +96,23 @@ def fit(
 
     Raises ValueError when batches run out or do not fit the clock, FloatingPointError when a score is not finite, or
     (NotFinite) when more losses or gradients than `clock.skips` are not, after a few dozen steps at the latest and
-    after the same one on all processes, whatever hooks they have; weights, buffers and averages never take a non-finite
-    step, and none after the one that ends the run. `names` maps the batches' indices to what messages call examples.
+    after the same one on all processes, whatever hooks they have; weights, buffers and averages never take a step whose
+    loss or gradient is not finite, and none after the one that ends the run. A step that leaves weights which are not
+    finite, which a rate beyond all measure can do, ends the run in the same way: what it leaves is told to no hook, so
+    never saved. `names` maps the batches' indices to what messages call examples.
     """
     if clock.validate is not None and validate is None:
         raise ValueError("clock.validate is set but no validate function was given: give one or leave it None.")
-    guard, meter = Guard(state, clock.skips, names), Meter()
+    peers = Peers(parallel)
+    guard, meter = Guard(state, clock.skips, names, peers), Meter(peers)
     if state.rollbacks:  # the same steps again, not the same noise
         key = key.fold("rolled back", state.rollbacks)
     if clock.rollbacks and state.back is None:
         state.remember()
     device = next(state.model.parameters()).device
+    every, asked = [h for h in hooks if isinstance(h, Every)], [h for h in hooks if isinstance(h, When)]
+    # A hook of one process alone is a moment for all: they look, and bring their means together.
+    moments = peers.union((hook.images for hook in every), device)
     source = ahead((_checked(batch, clock) for batch in batches), device)
     with speed.applied(state, parallel) as model:
         model.train()
@@ -111,7 +126,8 @@ def fit(
             before, state.images, state.step = state.images, state.images + clock.batch, state.step + 1
             judged = clock.validate is not None and _crossed(before, state.images, clock.validate)
             anchored = clock.anchor is not None and clock.rollbacks > 0 and _crossed(before, state.images, clock.anchor)
-            if judged or anchored or over(state, clock) or state.step % LOOK == 0:
+            due = over(state, clock) or any(_crossed(before, state.images, images) for images in moments)
+            if judged or anchored or due or state.step % LOOK == 0:
                 guard.read(clock.batch)
             if judged and validate is not None:
                 _judge(state, validate)
@@ -120,15 +136,20 @@ def fit(
                 state.back = None
             elif anchored:  # before the hooks, one of which may save this very moment
                 state.remember()
-            due = [hook for hook in hooks if over(state, clock) or _crossed(before, state.images, hook.images)]
-            if due and guard.fine():  # if not, all processes hear of it at once, above
+            if due or over(state, clock):
                 rate = state.optim.lr_at(state.images)
                 metrics = {"images": state.images, "lr": rate, "skipped": state.skipped} | meter.read() | _scores(state)
                 metrics |= {"rollbacks": state.rollbacks} if state.rollbacks else {}
-                for hook in due:
-                    hook.call(state, dict(metrics))
-            if stop is not None and stop():
+                for hook in every:
+                    if over(state, clock) or _crossed(before, state.images, hook.images):
+                        hook.call(state, dict(metrics))
+            ends = stop is not None and stop()
+            wanted = [hook for hook in asked if hook.due()]
+            if ends or wanted:
                 guard.read(clock.batch)
+            for hook in wanted:
+                hook.call(state)
+            if ends:
                 break
     return state
 

@@ -51,23 +51,24 @@ class Notice:
 
 
 class Agreed:
-    """What any of the processes was told, on all of them and at the same step: the one after it was said.
+    """The most that any of the processes was told, on all of them and at the same step: the one after it was said.
 
-    Every process makes one, at the same time, and asks it once a step. The question travels beside the step, over CPUs,
-    so that nothing waits for it and no GPU is looked at.
+    What is told is a number up to 255, 0 for nothing, or whether there is anything. Every process makes one, at the
+    same time, and asks it once a step. The question travels beside the step, over CPUs, so that nothing waits for it
+    and no GPU is looked at.
     """
 
-    def __init__(self, told: Callable[[], bool]):
+    def __init__(self, told: Callable[[], int]):
         self.told = told
         self.group = torch.distributed.new_group(backend="gloo")
         self.asked: tuple[torch.Tensor, Any] | None = None
 
-    def __call__(self) -> bool:
+    def __call__(self) -> int:
         before, mine = self.asked, torch.tensor([self.told()], dtype=torch.uint8)
         most = torch.distributed.ReduceOp.MAX
         self.asked = mine, torch.distributed.all_reduce(mine, most, self.group, async_op=True)
         if before is None:
-            return False
+            return 0
         said, work = before
         work.wait()
-        return bool(said)
+        return int(said)

@@ -78,6 +78,8 @@ class AdamW:
         for name in ("lr", "eps", "weight_decay", "warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0.")
+        if torch.tensor(self.eps) == 0:  # in the numbers of the weights: a gradient that is zero would be 0/0
+            raise ValueError(f"eps is {self.eps}: give a number above 0 that 32 bits can hold, as 1e-8.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}: give two numbers within [0, 1).")
         if self.clip is not None and not self.clip > 0:

@@ -5,8 +5,8 @@ But for `bf16`, which rounds, and `compile`, with which dropout draws other numb
 
 from __future__ import annotations
 
+import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.learning.divide import blocks
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch
+
+log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Compiled:
     def give_up(self, error: Exception) -> None:
         """Go on without compiling."""
         reason = " ".join(str(error).split())[:300]
-        warnings.warn(f"compiling failed and training goes on without ({reason}): leave compile off.", stacklevel=2)
+        log.warning("compiling failed and training goes on without (%s): leave compile off.", reason)
         self.call = self.function
 
 

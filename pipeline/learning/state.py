@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.learning.divide import divide, like, whole
+from pipeline.learning.divide import divide, finite, like, whole
 from pipeline.learning.ema import EMA, Average
 from pipeline.learning.optim import AdamW
 from pipeline.learning.posthoc import PostHoc, Power
@@ -116,6 +116,13 @@ class State:
         self.load(tensors, meta)
         self.passed, self.rollbacks = passed, rollbacks
         self.remember()
+
+    def unsound(self) -> str | None:
+        """The first weight or average of which this process holds what is not finite, by name; None: there is none."""
+        named = {f"{part}.{name}": p for part, m in self._modules().items() for name, p in m.named_parameters()}
+        if not named or bool(finite(list(named.values()))):
+            return None
+        return next(name for name, parameter in named.items() if not bool(finite([parameter])))
 
     def result(self) -> nn.Module:
         """A copy of the average, in evaluation mode, with the best weights if any were validated."""

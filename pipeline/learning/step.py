@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
-from pipeline.learning.divide import brought_together, is_divided
+from pipeline.learning.divide import brought_together, finite, is_divided
 from pipeline.learning.ema import Pair, holders
 from pipeline.learning.guard import Guard
 from pipeline.learning.speed import Compiled
 from pipeline.learning.state import State
 from pipeline.objectives.objective import Batch, Draws, Objective
 
+log = logging.getLogger("kintsugi")
 Means = dict[str, Tensor]
 
 
@@ -60,6 +61,7 @@ class Step:
         # Where it is 1, the fused kernel leaves weights and moments alone.
         setattr(state.optimiser, "found_inf", 1 - taken.float())  # noqa: B010
         state.optimiser.step()
+        guard.settle(taken, self._sound())
         self._restore(buffers, taken)
         for rule, pair in self.averages:
             rule.update(pair, state.images, batch.whole, taken)
@@ -78,7 +80,7 @@ class Step:
                 if not self.alone:  # the others are in the middle of an exchange that this process has left
                     raise torch.OutOfMemoryError(f"{rows} rows do not fit: set scale.micro below {rows}") from error
                 state.micro = -(-rows // 2)
-                warnings.warn(f"{rows} rows do not fit into memory: taking {state.micro} at a time.", stacklevel=2)
+                log.warning("%d rows do not fit into memory: taking %d at a time.", rows, state.micro)
             except Exception as error:
                 if not isinstance(self.loss, Compiled) or not _of_compiler(error):
                     raise
@@ -136,6 +138,14 @@ class Step:
         for kind in self.kinds:
             nn.utils.clip_grads_with_norm_(kind, most, norm)
         return norm
+
+    @torch.no_grad()
+    def _sound(self) -> Tensor:
+        """Whether all weights are finite, on all processes; one reading of them, which costs little beside AdamW's."""
+        wrong = (~finite(self.weights)).float()
+        if any(is_divided(kind[0]) for kind in self.kinds):  # each process has looked at its own part
+            torch.distributed.all_reduce(wrong)
+        return wrong == 0
 
     def _restore(self, buffers: list[Tensor], taken: Tensor) -> None:
         """The model's buffers as they were, unless the step is taken."""

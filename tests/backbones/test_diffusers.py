@@ -19,12 +19,21 @@ TEXT = U_NET | {
     "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     "attention_head_dim": 2,
 }
+PIXART = DIT | {"cross_attention_dim": 16}
+SANA = DIT | {
+    "cross_attention_dim": 16,
+    "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 8,
+    "patch_size": 2,
+}
 KINDS = [
     Config("UNet2DModel", U_NET),
     Config("UNet2DModel", U_NET, Labels(3)),
     Config("DiTTransformer2DModel", DIT),
     Config("DiTTransformer2DModel", DIT, Labels(3)),
     Config("UNet2DConditionModel", TEXT, Embedded(6)),
+    Config("PixArtTransformer2DModel", PIXART, Embedded(6)),
+    Config("SanaTransformer2DModel", SANA, Embedded(6)),
 ]
 NAMES = [f"{k.model}-{type(k.condition).__name__}" for k in KINDS]
 
@@ -109,7 +118,13 @@ def test_the_weights_are_those_of_diffusers(diffusers):
         (Config("os.system"), "has no network 'os.system'"),
         (Config("DDPMPipeline"), "has no network"),
         (Config("AutoencoderKL"), "not called as a denoiser"),
-        (Config("PixArtTransformer2DModel"), "not called as a denoiser"),
+        (Config("PriorTransformer"), "not called as a denoiser"),
+        (Config("UNet1DModel"), "does not take images"),
+        (Config("UNet3DConditionModel", {}, Embedded(6)), r"does not take images|cannot be built"),
+        (Config("UNetMotionModel", {}, Embedded(6)), "does not take images"),
+        (Config("SD3Transformer2DModel", DIT), "does not take images"),
+        (Config("Transformer2DModel", DIT), r"does not take images|cannot be built"),
+        (Config("FluxTransformer2DModel", DIT | {"num_single_layers": 1}), r"does not take images|cannot be built"),
         (Config("UNet2DModel", {"widht": 1}), "no option widht"),
         (Config("UNet2DModel", {"in_channels": 7}), "no option in_channels"),
         (Config("UNet2DModel", {"block_out_channels": [8]}), "cannot be built"),

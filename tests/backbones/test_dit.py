@@ -103,3 +103,13 @@ def test_a_patch_for_other_dimensions_or_another_size_is_refused():
     net = dit.Config(**SMALL).build((1, 4, 4), 1, 1)
     with pytest.raises(ValueError, match="build another"):
         net(torch.zeros(1, 1, 4, 6), torch.zeros(1))
+
+
+@pytest.mark.parametrize(("heads", "rotary", "shape"), [(4, True, (1, 8, 8)), (1, False, (1, 4, 4, 4))])
+def test_a_width_without_room_for_places_is_refused(heads, rotary, shape):
+    """Two of its channels tell of a place on one axis; with fewer, every token would be at the same place."""
+    small = dit.Config(width=8 if rotary else 4, depth=1, heads=heads, patch=(1,), rotary=rotary)
+    with pytest.raises(ValueError, match=r"no channels for places on \d axes: give at least \d"):
+        small.build(shape, 1, 1)
+    dims = len(shape) - 1
+    assert bool((angles_of(grid(*[2] * dims), dims) != 0).any(0).all()), "as many as axes suffice"

@@ -36,6 +36,9 @@ class Silent:
 
     picture = card
 
+    def warn(self, text: str) -> None:
+        return None
+
 
 class Quiet:
     """A tracker that keeps nothing and tells nothing."""
@@ -47,6 +50,9 @@ class Quiet:
         return None
 
     card = picture
+
+    def warn(self, text: str) -> None:
+        return None
 
 
 class Tracked(Quiet):

@@ -54,3 +54,12 @@ def test_a_part_that_was_made_is_asked_for_again_without_counting(kintsugi, here
     data = next(n for n in graph.walk(target) if n.label == "data")
     here(data, Store(str(tmp_path / "runs")))
     assert [line.cached for line in graph.plan(data, Store(str(tmp_path / "runs")))] == [True, True]
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_more_workers_than_examples_are_refused_before_anything_starts(kintsugi, monkeypatch, verb):
+    """Four images are left to train on; a batch would do for eight workers."""
+    monkeypatch.setattr("pipeline.engine.cluster.connect", lambda: pytest.fail("Ray was started"))
+    words = ("plain", "--test", "1793", "--scale.workers", "8", "--scale.cpus", "0.01")
+    kintsugi(verb, *words).refused("8 workers cannot share 4 examples: give at most 4")
+    assert kintsugi("plan", *words[:3], "--scale.workers", "4").code == 0

@@ -29,6 +29,7 @@ class Server:
         self.away, self.calls, self.params = False, 0, {}
         self.points: list[tuple[str, float, int]] = []
         self.files: dict[str, bytes] = {}
+        self.tags: dict[str, str] = {}
         self.runs: list[str] = []
         self.status = ""
 
@@ -70,7 +71,10 @@ class Server:
             self.files[path.split("/")[-1]] = file.read()
 
     def get_run(self, run):
-        return SimpleNamespace(data=SimpleNamespace(metrics={key: 0.0 for key, _, _ in self.points}))
+        return SimpleNamespace(data=SimpleNamespace(metrics={key: 0.0 for key, _, _ in self.points}, tags=self.tags))
+
+    def set_tag(self, run, key, value):
+        self.tags[key] = value
 
     def get_metric_history(self, run, key):
         return [SimpleNamespace(key=k, step=at) for k, _, at in self.points if k == key]
@@ -118,6 +122,18 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(server, tracking, away,
     assert server.status == "FINISHED"
     assert len(caplog.records) == bool(away), "said once"
     assert "secret" not in caplog.text
+
+
+def test_warnings_are_a_tag_to_which_a_later_attempt_adds(server, tracking):
+    for attempt in ("first", "second"):
+        with tracking()(STEP) as run:
+            run.warn(f"{attempt}: http://user:secret@host is odd")
+            server.away = True
+            run.metrics({"loss": 1.0}, at=1)
+            run.warn(f"{attempt}: again")
+            server.away = False
+    lines = [f"{name}: {what}" for name in ("first", "second") for what in ("http://host is odd", "again")]
+    assert server.tags == {"kintsugi.warnings": "\n".join(lines)}
 
 
 def test_a_server_that_never_answers_stops_nothing(server, tracking):

@@ -17,6 +17,7 @@ from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.data.stream import Streamed
 from pipeline.graph import step
+from pipeline.learning.optim import AdamW, Cosine, InverseSqrt
 from pipeline.place import Place
 from stages.ingest import Ingest
 from stages.train import Fit, Share, Train, course, opened, reader
@@ -141,3 +142,11 @@ def test_orders_of_more_rows_than_are_sorted_are_found_at_once(data):
     start = time.process_time()
     order(10**12, 3, 10**15 + 7, 64)
     assert time.process_time() - start < 1, "it walks"
+
+
+def test_a_schedule_and_the_cosine_that_would_replace_it_are_not_both_taken():
+    with pytest.raises(ValueError, match=r"cosine would replace optim.schedule, InverseSqrt: set cosine to false"):
+        Fit(optim=AdamW(schedule=InverseSqrt(100)))
+    fit = Fit(optim=AdamW(schedule=InverseSqrt(100)), cosine=False)
+    assert fit.state(torch.nn.Linear(1, 1)).optim.schedule == InverseSqrt(100)
+    assert Fit(images=50).state(torch.nn.Linear(1, 1)).optim.schedule == Cosine(50)

@@ -200,3 +200,12 @@ def test_both_halves_of_a_churned_step_are_transitions():
     down = Churn().step(LINE, X, SIGMA, DOWN, None)
     assert down.std is None
     assert torch.equal(down.mean, Heun().step(LINE, X, SIGMA, DOWN, None).mean)
+
+
+@pytest.mark.parametrize("wrong", [{"start": [1.0, 2.0]}, {"keys": 2}, {"keys": 4}, {"cond": 1}, {"start": [1.0] * 4}])
+def test_starts_keys_and_conditions_are_one_per_sample(wrong):
+    x, (name, value) = torch.zeros(3, 2), *wrong.items()
+    value = {"start": torch.tensor, "keys": lambda n: [Key(i) for i in range(n)], "cond": torch.zeros}[name](value)
+    rows = len(value)
+    with pytest.raises(ValueError, match=f"{name} has {rows} rows for 3 samples: give one per sample"):
+        Ancestral(steps=3)(lambda x, sigma, cond=None: 0 * x, x, **{"keys": [Key(0)] * 3, name: value})

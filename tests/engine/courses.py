@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import signal
@@ -130,6 +131,22 @@ def poisoned_once(device: torch.device) -> Course:
     return course
 
 
+def spoilt_twice(device: torch.device) -> Course:
+    """Without dropout, with a pixel that is not a number in the last row of the batches from images 176 and 208 on."""
+    course = undropped(device)
+    course.clock, course.names = replace(course.clock, skips=2), lambda index: [f"id-{i}" for i in index]
+    inner = course.batches
+
+    def batches(start, rank, world):
+        for k, batch in enumerate(inner(start, rank, world)):
+            if start + k * FIT.batch in (176, 208) and rank == world - 1:
+                batch.x[-1, 0, 0, 0] = float("nan")
+            yield batch
+
+    course.batches = batches
+    return course
+
+
 def unwritable(device: torch.device, marker: str) -> Course:
     """The same; from image 100 on, its process may write no file above a few bytes, as on a full disk."""
     course = plain(device)
@@ -188,4 +205,12 @@ def unreliable(item: str) -> str:
     if not tries.exists():
         tries.touch()
         raise ConnectionResetError(errno.ECONNRESET, "gone", item)
+    return item
+
+
+def grumbling(item: int) -> int:
+    """The item, after two sentences: one that all items cause, and one of its own."""
+    log = logging.getLogger("kintsugi")
+    log.warning("items are few")
+    log.warning("item %d is odd", item)
     return item

@@ -15,7 +15,7 @@ import pytest
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.ranks import between
 from pipeline.data.unique import check_unique
-from pipeline.engine import tasks
+from pipeline.engine import cluster, tasks
 from pipeline.engine.shards import map_shards
 from pipeline.engine.tasks import each, sweep
 from pipeline.graph import Context, Scale
@@ -27,8 +27,14 @@ PIECES = list(range(0, 60, 12))
 
 
 class Silent:
+    def __init__(self):
+        self.said = []
+
     def metrics(self, values, at):
         pass
+
+    def warn(self, text):
+        self.said.append(text)
 
 
 def mapped(folder, workers):
@@ -115,3 +121,13 @@ def test_passes_over_all_ids_find_on_the_cluster_what_they_find_here(one_ray, tm
         pq.write_table(pa.table({"id": ["0-3", *(f"4-{k}" for k in range(8))]}), file)
     with pytest.raises(ValueError, match="1 ids occur more than once, such as '0-3'"):
         check_unique(at.out, manifest, swept, 10)
+
+
+def test_what_tasks_warn_of_is_said_once_whatever_the_items(one_ray, tmp_path, caplog):
+    at = Context(Store(str(tmp_path)).place / "out", Store(str(tmp_path)), Scale(), Silent())
+    assert sorted(each(courses.grumbling, [1, 3, 5], at)) == [1, 3, 5]
+    want = ["item 1 is odd", "item 3 is odd", "item 5 is odd", "items are few"]
+    assert sorted(at.tracker.said) == sorted(record.getMessage() for record in caplog.records) == want
+    caplog.clear()
+    assert cluster.call(Scale(), courses.grumbling, 7) == 7
+    assert [record.getMessage() for record in caplog.records] == ["items are few", "item 7 is odd"]

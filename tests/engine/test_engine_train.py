@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from pipeline.engine import cluster
-from pipeline.engine.train import CHECKPOINTS, Cadence, train
+from pipeline.engine.kept import CHECKPOINTS
+from pipeline.engine.train import Cadence, train
 from pipeline.graph import Context, Scale
 from pipeline.learning.checkpoint import Checkpoints
+from pipeline.learning.loop import Every
 from pipeline.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -25,10 +27,14 @@ CADENCE = Cadence(batch=16, post=64, checkpoint=96)
 
 class Seen:
     def __init__(self):
-        self.at = []
+        self.at, self.said, self.losses = [], [], []
 
     def metrics(self, values, at):
         self.at.append(at)
+        self.losses.append([values["loss"], values["mse"]])
+
+    def warn(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -75,12 +81,58 @@ def test_a_run_that_is_over_comes_back_from_its_checkpoint(one, bare):
 
 
 @pytest.fixture(scope="module")
-def two(one_ray, tmp_path_factory):
-    """The weights of two workers whom nothing happened to."""
+def pair(one_ray, tmp_path_factory):
+    """Where two workers trained whom nothing happened to, saving after every step."""
     store = Store(str(tmp_path_factory.mktemp("two") / "store"))
-    at = Context(store.place / "out", store, Scale(workers=2), Seen())
+    at = Context(store.place / "out", store, Scale(workers=2, save=1e-9, keep=3), Seen())
     train(courses.undropped, courses.weights, at, CADENCE)
-    return at.out.read("weights.bin")
+    return at
+
+
+@pytest.fixture
+def two(pair):
+    """What they learned."""
+    return pair.out.read("weights.bin")
+
+
+def test_checkpoints_are_written_when_time_has_passed_and_so_many_are_kept(pair):
+    """Three in a row: those by images seen are six steps apart."""
+    assert {name.split("/")[0] for name in (pair.out / CHECKPOINTS).names()} == {f"{n:012d}" for n in (448, 464, 480)}
+
+
+def test_what_is_posted_does_not_depend_on_how_many_workers_there_are(pair):
+    want, course = [], courses.undropped(torch.device("cpu"))
+    hooks = [Every(CADENCE.post, lambda state, found: want.append([found["loss"], found["mse"]]))]
+    course.run([*hooks, Every(CADENCE.checkpoint, lambda state, found: None)])
+    np.testing.assert_allclose(pair.tracker.losses, want, rtol=1e-6)
+
+
+def test_what_workers_warn_of_is_said_once_and_kept(pair, two, caplog):
+    """Both find that the newest checkpoint is damaged, and the one before it."""
+    for images in (464, 480):
+        path = f"{CHECKPOINTS}/{images:012d}/state.safetensors"
+        pair.out.write(path, pair.out.read(path)[:-3] + b"abc")
+    pair.tracker.said.clear()
+    train(courses.undropped, courses.weights, pair, CADENCE)
+    said = [record.getMessage() for record in caplog.records]
+    for images in (464, 480):
+        assert [f"{images:012d} is damaged (state.safetensors has changed)" in text for text in said].count(True) == 1
+    assert pair.tracker.said == said
+    assert pair.out.read("weights.bin") == two
+
+
+def test_the_images_that_hurt_are_named_whichever_worker_had_them(one_ray, place, caplog):
+    at = place(Scale(workers=2))
+    metrics = train(courses.spoilt_twice, courses.weights, at, CADENCE)
+    assert metrics["skipped"] == 2
+    course = courses.spoilt_twice(torch.device("cpu"))
+    first, second = (f"id-{b.index[-1]}" for k, b in zip(range(30), course.batches(0, 0, 1)) if k in (11, 13))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == at.tracker.said
+    assert said == [  # posting in between looks in between
+        f"1 steps passed over, 0 before: the loss of example ['{first}'] is not finite",
+        f"2 steps passed over, 1 before: the loss of example ['{second}'] is not finite",
+    ]
 
 
 def test_two_workers_learn_what_one_learns(two, bare):

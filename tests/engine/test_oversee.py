@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import cluster, pulse
+from pipeline.engine import cluster, pulse, relay
 from pipeline.graph import Scale
 
 oversee = pytest.importorskip("pipeline.engine.oversee")
@@ -136,12 +136,31 @@ def test_slow_steps_long_preparations_and_one_who_moves_are_no_hang(now):
     assert hung_after(now, [moves, stuck])[0] is None, "a worker moved"
 
 
+def test_an_alarm_rings_so_long_after_it_was_set_or_rang(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(pulse.time, "monotonic", lambda: clock[0])
+    alarm, rings = pulse.Alarm(3), []
+    for second in range(12):
+        clock[0] = second
+        if second == 7:
+            alarm.set()
+        rings += [second] if alarm() else []
+    assert rings == [3, 6, 10]
+
+
+def test_a_sentence_is_new_as_often_as_the_one_who_says_it_most_often_says_it():
+    news = relay.News()
+    said = [("a", "x"), ("b", "x"), ("b", "y"), ("a", "x"), ("b", "x"), ("b", "x"), (None, "x"), ("a", "x")]
+    assert [news.is_new(text, who) for who, text in said] == [True, False, True, True, False, True, True, False]
+
+
 def test_a_pulse_knows_how_long_ago_and_how_slow():
     assert pulse.silence() is None
     with pulse.PULSE:
         time.sleep(0.02)
-        assert pulse.PULSE.beat(lambda: True) is True
-        assert pulse.PULSE.beat(lambda: False) is False
+        told = iter([pulse.END, pulse.SAVE, 0])
+        order = pulse.Order(pulse.PULSE, lambda: next(told))
+        assert [(order(), order.saves()) for _ in range(3)] == [(True, False), (False, True), (False, False)]
         silence, slowest = pulse.silence()
         assert silence < slowest
         assert slowest >= 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from torch import nn
 
 from pipeline.diffusion.levels import LogNormal, Stratified
 from pipeline.keys import Key
+from pipeline.learning.background import Background
+from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.ema import EMA, Pair
 from pipeline.learning.loop import Clock, Every, fit
 from pipeline.learning.optim import AdamW, Cosine
@@ -72,6 +75,14 @@ def test_micro_batches_change_memory_and_nothing_else(micro):
     whole, pieces = run(start(), Clock(64, 16)), run(start(), Clock(64, 16, micro=micro))
     for a, b in zip(whole.model.parameters(), pieces.model.parameters()):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("micro", [4, 5])
+def test_what_is_posted_is_the_mean_over_rows_however_they_are_cut(micro):
+    told = []
+    for rows in (16, micro):
+        run(start(), Clock(16, 16, micro=rows), hooks=[Every(16, lambda s, m: told.append((m["loss"], m["mse"])))])
+    assert told[1] == pytest.approx(told[0], rel=1e-6)
 
 
 def test_a_wrapped_model_syncs_once_a_step_and_trains_the_same():
@@ -194,7 +205,7 @@ def test_a_nonfinite_step_never_reaches_weights_average_or_moments(objective, mi
 def test_the_error_names_the_example():
     with pytest.raises(FloatingPointError, match=r"loss of example \[40\] is not finite"):
         run(start(), Clock(160, 16), objective=BAD[0])
-    with pytest.raises(FloatingPointError, match="every loss of this process is finite"):
+    with pytest.raises(FloatingPointError, match=r"the gradient \(every loss is finite\)"):
         run(start(), Clock(160, 16), objective=BAD[2])
 
 
@@ -208,6 +219,50 @@ def test_skips_pass_over_so_many_bad_steps_and_no_more(objective):
     again = (batch for start_at in (32, 32) for batch in [next(batches(16, start_at))])
     with pytest.raises(FloatingPointError):
         run(start(), Clock(80, 16, skips=1), again, objective=objective)
+
+
+@dataclass(frozen=True)
+class Several(Objective):
+    """Denoising whose loss is no number on some examples."""
+
+    examples: tuple[int, ...]
+
+    def loss(self, D, batch, sigma, drawn):
+        loss = Denoising().loss(D, batch, sigma, drawn)
+        return Loss(
+            torch.where(torch.isin(batch.index, torch.tensor(self.examples)), loss.each * 0 + math.nan, loss.each)
+        )
+
+
+def test_the_examples_of_all_steps_passed_over_are_named_up_to_so_many(caplog):
+    """Steps 1, 2 and 4 are passed over, 6 is not; between them the host does not look."""
+    hurt = (20, 21, 40, 70)
+    with pytest.raises(FloatingPointError, match=r"step 6 at 96 images: the loss of example \[100\] is not finite"):
+        run(start(), Clock(160, 16, skips=3), objective=Several((*hurt, 100)))
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == "3 steps passed over, 0 before: the loss of example [20, 21, 40, 70] is not finite"
+    caplog.clear()
+    run(start(), Clock(64, 16, skips=2), objective=Several(tuple(range(16, 36))))
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == f"2 steps passed over, 0 before: the loss of example {[*range(16, 32)]} and 4 more is not finite"
+
+
+@pytest.mark.parametrize("lr", [1e38, 3e38])
+def test_a_step_that_leaves_weights_that_are_not_finite_ends_the_run_and_is_never_saved(tmp_path, lr):
+    state, seen, kept = start(optim=AdamW(lr=lr)), [], Checkpoints(tmp_path)
+    soon = Every(16, lambda s, m: (kept.save(s), seen.append(s.step)))
+    with pytest.raises(FloatingPointError, match=r"step \d at \d+ images: the weights are not finite after it.*lower"):
+        run(state, Clock(2048, 16), hooks=[soon])
+    late = start(optim=AdamW(lr=lr))
+    with pytest.raises(FloatingPointError, match=rf"step {state.step} at {state.images} images: the weights"):
+        run(late, Clock(2048, 16), hooks=[Every(2048, lambda s, m: seen.append(-1))])
+    assert seen == list(range(1, state.step + 1))
+    good = kept.latest()
+    assert good is None or all(bool(t.isfinite().all()) for t in good[0].values())
+    with pytest.raises(FloatingPointError, match=r"model\.net\.\S+ is not finite: it is not saved"):
+        kept.save(late)
+    with pytest.raises(FloatingPointError, match="is not saved"), Background(kept) as saving:
+        saving.save(late)
 
 
 def test_every_step_has_levels_and_noise_of_its_own():

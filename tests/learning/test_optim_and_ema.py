@@ -38,6 +38,14 @@ def test_only_matrices_decay_and_frozen_weights_are_left_alone():
     assert decayed["betas"] == kept["betas"] == (0.8, 0.95)
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-60])
+def test_an_eps_that_is_zero_in_32_bits_is_refused(eps):
+    """A weight whose gradient is 0, as behind a layer that starts at zero, would become 0/0 in its first step."""
+    with pytest.raises(ValueError, match=r"eps is .*: give a number above 0 that 32 bits can hold"):
+        AdamW(eps=eps)
+    assert AdamW(eps=1e-30).eps == 1e-30
+
+
 def test_beta_halves_per_halflife_and_ramps():
     assert EMA(1000, None).beta(0, 1000) == 0.5
     assert EMA(1000, None).beta(0, 250) ** 4 == pytest.approx(0.5)

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from heard import warned
 from tiny_backbone import build, same
 
 from pipeline.data.reader import InMemory
@@ -138,7 +139,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(whole, tmp
     newest.write_bytes(newest.read_bytes()[:-3] + b"abc")
     assert flaw(newest.parent) is not None
     second = course(4, [])
-    with pytest.warns(UserWarning, match=r"000096 is damaged .*: trying the one before it"):
+    with warned(r"000096 is damaged .*: trying the one before it"):
         assert kept.restore(second.state)
     assert second.state.step == 8
     second.run([Every(4 * BATCH, lambda state, found: kept.save(state))])

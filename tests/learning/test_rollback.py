@@ -156,7 +156,7 @@ def test_the_log_names_the_examples_and_says_where_the_run_goes_on(caplog):
     with caplog.at_level(logging.WARNING, "kintsugi"):
         course(skips=1).run()
     assert [r.getMessage() for r in caplog.records] == [
-        f"1 steps passed over so far: the loss of example [{HURTS}] is not finite in the last of them"
+        f"1 steps passed over, 0 before: the loss of example [{HURTS}] is not finite"
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from heard import warned
 from tiny_backbone import batches, build, same
 from torch import nn
 
@@ -59,6 +60,14 @@ def test_an_option_leaves_the_result_alone(name):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
     assert not torch.are_deterministic_algorithms_enabled()
     assert all("forward" not in vars(module) for module in fast.model.modules()), "the model is not as it was"
+
+
+def test_deterministic_is_on_while_it_runs_and_as_it_was_afterwards():
+    state, seen = picture(), []
+    state.model.net.stem.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    run(state, 1, speed=Speed(deterministic=True))
+    run(state, 2)
+    assert seen == [True, False]
 
 
 def test_channels_last_is_how_weights_averages_and_moments_lie_and_a_cut_is_exact(tmp_path):
@@ -140,7 +149,7 @@ def tight(room, clock, state=None, **more):
 
 
 def test_where_memory_does_not_suffice_fewer_rows_are_taken_and_the_step_is_the_same():
-    with pytest.warns(UserWarning, match="taking 4 at a time"):
+    with warned("taking 4 at a time"):
         state = tight(5, Clock(32, 16))
     assert state.model.net.asked == [16, 8, 4, 4, 4, 4, 4, 4, 4, 4]
     assert state.meta()["micro"] == state.micro == 4
@@ -151,7 +160,7 @@ def test_where_memory_does_not_suffice_fewer_rows_are_taken_and_the_step_is_the_
 
 
 def test_what_was_found_to_fit_is_remembered(tmp_path):
-    with pytest.warns(UserWarning, match="taking 8"):
+    with warned("taking 8"):
         state = run(State.create(Tight(8)), clock=Clock(16, 16), source=batches(16))
     Checkpoints(tmp_path).save(state)
     again = State.create(Tight(8))
@@ -168,7 +177,7 @@ def Tight(room):
 
 
 def test_one_row_that_does_not_fit_is_an_error_and_so_is_any_in_a_group():
-    with pytest.warns(UserWarning, match="at a time"), pytest.raises(torch.OutOfMemoryError, match="no room"):
+    with warned("at a time"), pytest.raises(torch.OutOfMemoryError, match="no room"):
         tight(0, Clock(32, 16))
     state = State.create(Tight(8))
     with pytest.raises(torch.OutOfMemoryError, match=r"16 rows do not fit: set scale.micro below 16"):
@@ -223,7 +232,7 @@ class Broken:
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_compiler_that_fails_costs_a_warning(monkeypatch, after):
     monkeypatch.setattr(speeds.torch, "compile", Broken(after))
-    with pytest.warns(UserWarning, match=r"compiling failed .*no compiler for this"):
+    with warned(r"compiling failed .*no compiler for this"):
         state = run(State.create(build(dropout=0.3)), source=batches(16), speed=Speed(compile=True))
     assert same(state.tensors(), run(State.create(build(dropout=0.3)), source=batches(16)).tensors())
 

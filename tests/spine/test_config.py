@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config
+from pipeline import config, flat
 from pipeline.config import ConfigError, from_json, replace, to_json
 
 
@@ -179,7 +179,7 @@ def test_replace_touches_one_value(path, value, seen):
         at = at[int(name)] if isinstance(at, tuple) else at[name] if isinstance(at, dict) else getattr(at, name)
     assert at == seen
     assert type(at) is type(seen)
-    moved = {p for p, _, _ in config.differences(to_json(PLAIN), to_json(new))}
+    moved = {p for p, _, _ in flat.differences(to_json(PLAIN), to_json(new))}
     assert all(p == path or p.startswith(f"{path}.") for p in moved)
     assert to_json(PLAIN)["images"] == 1000  # the original is as it was
 
@@ -375,14 +375,14 @@ def test_any_json_is_either_read_or_refused(data):
 @given(trains, trains)
 def test_differences_are_empty_only_between_equals_and_leaves_are_all_scalars(a, b):
     old, new = to_json(a), to_json(b)
-    assert config.differences(old, old) == []
-    assert (config.differences(old, new) == []) == (a == b)
-    assert all(not isinstance(v, dict | list) or not v for v in config.leaves(old).values())
+    assert flat.differences(old, old) == []
+    assert (flat.differences(old, new) == []) == (a == b)
+    assert all(not isinstance(v, dict | list) or not v for v in flat.leaves(old).values())
 
 
 def test_differences_name_the_path_and_both_sides():
     new = replace(replace(PLAIN, "optimizer.betas.1", 0.5), "stages", [{}])
-    assert config.differences(to_json(PLAIN), to_json(new)) == [
+    assert flat.differences(to_json(PLAIN), to_json(new)) == [
         ("optimizer.betas.1", 0.999, 0.5),
         ("stages.1.lr", 2.0, None),
         ("stages.1.betas.0", 0.9, None),

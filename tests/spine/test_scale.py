@@ -63,7 +63,7 @@ def test_a_range_without_a_number_is_refused(wrong):
 class Shared(Stage):
     batch: int = 8
 
-    def suits(self, scale: Scale) -> None:
+    def suits(self, scale: Scale, store) -> None:
         scale.worlds(self.batch)
 
     def run(self, at: Context) -> None:
