@@ -106,7 +106,7 @@ class Regularisation:
 
     Args:
         output_l2: λ of the penalty λ |F|², which shrinks the best F to F/(1 + λ).
-        gate: whether to measure, per noise bin, how far along F to go on full images held out from all training.
+        gate: whether to measure, per noise bin, how far along F to go on held-out full images.
     """
 
     output_l2: float = 0.3

@@ -101,7 +101,7 @@ def partial_views(
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws for the Fréchet distance.
         seed: of every random choice.
-        readers: how many processes decode or corrupt images at a time.
+        readers: processes that decode or corrupt images.
         scale: workers of each training step, and CPUs and GPUs of each worker.
         views: the views; two overlapping crops and a pooled view if not given.
         view_backbone: network of each view's model.
