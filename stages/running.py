@@ -30,7 +30,7 @@ class Common:
     store: StoreOption = "runs"
     config: Annotated[str | None, tyro.conf.arg(help="a YAML file of options, as `kintsugi show` prints them")] = None
     set: Annotated[
-        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help="path=value: any option by its dotted path")
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help="path=value: any option by its path")
     ] = ()
     json: JsonOption = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from pipeline import config, flat, graph
-from pipeline.backbones.backbone import Backbone
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
 from pipeline.store import Damaged, Store, StoreError
@@ -61,16 +59,14 @@ def show(words: list[str]) -> int:
         for line in networks.lines(networks.of_recipe(target)):
             print(line)
         return 0
-    known = Backbone.__named__()
-    if asked.name == "presets" or asked.name in known:
-        return _presets(list(known) if asked.name == "presets" else [asked.name], asked)
+    if asked.name == "presets":
+        return _presets(None, asked)
     store = Store(asked.store)
     try:
         address = store.find(asked.name)
     except StoreError as error:
-        if difflib.get_close_matches(asked.name, known, cutoff=0.6):
-            near = config.nearest(asked.name, known)
-            raise config.ConfigError(f"there is no artifact and no preset '{asked.name}'{near}") from error
+        if asked.name.isupper():  # as presets are: whatever else is written so, they are near it
+            return _presets(asked.name, asked)
         raise config.ConfigError(f"{error}; recipes are {', '.join(recipes.names())}") from error
     from stages import networks  # only now, because it needs torch
 
@@ -86,17 +82,22 @@ def show(words: list[str]) -> int:
     return 0
 
 
-def _presets(names: list[str], asked: Show) -> int:
+def _presets(name: str | None, asked: Show) -> int:
+    """One preset or (None) all, with their sizes."""
+    from pipeline.backbones.backbone import Backbone
     from stages import networks
 
+    known = Backbone.__named__()
+    if name is not None and name not in known:
+        raise config.ConfigError(f"there is no artifact and no preset '{name}'{config.nearest(name, known)}")
     if len(asked.shape) < 2 or min(asked.shape) < 1:
         raise config.ConfigError(f"--shape {asked.shape} is none of data: give channels and sides, such as 3 32 32")
-    found = dict(networks.of_presets(names, asked.shape))
+    found = dict(networks.of_presets(list(known) if name is None else [name], asked.shape))
     if asked.json:
         print(json.dumps({name: count._asdict() for name, count in found.items()}))
         return 0
-    if len(names) == 1:
-        print(yaml.safe_dump(config.to_json(Backbone.__named__()[names[0]]), sort_keys=False), end="")
+    if name is not None:
+        print(yaml.safe_dump(config.to_json(known[name]), sort_keys=False), end="")
     for line in networks.lines(found.items()):
         print(line)
     return 0

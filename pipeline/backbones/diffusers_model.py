@@ -4,7 +4,7 @@ The noise level becomes the time step that such networks expect: σ from 0.002 t
 go in as `class_labels`, with one class more for none, and an embedding as a text of one token. What is called with an
 image, a time step and no more than these is taken (U-Nets of images, DiT, PixArt, Sana), if it works when it is tried,
 once, as it is built; what needs further inputs or is for clips or sounds (SD3, Flux, UNet1DModel) is refused. Sides are
-padded with zeros to what the network divides them by. Weights carry the names that diffusers gives, below `model.`.
+padded with zeros to what the network divides them by. Weights carry diffusers' names, below `model.`.
 """
 
 from __future__ import annotations

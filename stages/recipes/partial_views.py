@@ -97,14 +97,14 @@ def partial_views(
         image_column: of parquet, which has the images.
         label_column: of parquet, which has labels.
         clean: how many images are seen whole.
-        per_view: images of each view; none is in two sets.
+        per_view: images of each view, none in two.
         held_out: the share of the full images that trains nothing and measures what the others trained.
         size: side of the square that images are brought to, with --resize; as they are if not given.
         resize: what to do with other sizes.
         colour: in colour or grey; as the first image is if not given, and colour in a grey set is refused.
         labels: refuse images without a label.
         on_bad: what to do with unusable files.
-        budget: the largest share of the files that may be left out.
+        budget: largest share of files left out.
         joint: whether one more model learns from all views and the full images together.
         rounds: how often the views' rows are completed by the combined models and learned from.
         draws: completions of a row in a round.
@@ -112,7 +112,7 @@ def partial_views(
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws, to be judged.
         seed: of every random choice.
-        readers: how many processes decode or corrupt images at a time.
+        readers: processes that decode or corrupt images.
         scale: workers of each training step, and CPUs and GPUs of each worker.
         judging: in which features samples are judged, and how.
         views: the views; two overlapping crops and a pooled view if not given.
