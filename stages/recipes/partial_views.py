@@ -29,6 +29,7 @@ from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Seen
 from stages.corrupt import Corrupt, Part
+from stages.distil import Distil
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.ingest import Ingest, OnBad, image_shape, snapshot
@@ -68,6 +69,8 @@ def partial_views(
     rounds: int = 0,
     draws: int = 2,
     combine: Mode = Mode.AUTO,
+    full_view: bool = False,
+    distil: int = 0,
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -81,12 +84,14 @@ def partial_views(
     clean_backbone: Backbone = unet.Config(dropout=0.6),
     residual_backbone: Backbone = unet.Config(dropout=0.5),
     ceiling_backbone: Backbone = unet.Config(dropout=0.15),
+    distilled_backbone: Backbone = unet.Config(dropout=0.0),
     view_fit: Fit = Fit(images=112_000).decayed(0.3),
     joint_fit: Fit = Fit(images=192_000).decayed(0.3),
     completed_fit: Fit = Fit(images=160_000).decayed(0.3),
     clean_fit: Fit = Fit(images=51_200).decayed(0.3),
     residual_fit: Fit = Fit(images=12_800).decayed(1.0),
     ceiling_fit: Fit = Fit(images=96_000),
+    distilled_fit: Fit = Fit(images=192_000),
     residual: Regularisation = Regularisation(output_l2=3.0),
 ) -> Step:
     """Train a diffusion model from partial views and a few full images, and compare it with what those few give.
@@ -109,6 +114,8 @@ def partial_views(
         rounds: how often the views' rows are completed by the combined models and learned from.
         draws: completions of a row in a round.
         combine: how views become one.
+        full_view: whether a model of the full images alone is one more view.
+        distil: how many of its own samples teach one network to answer as the composed model; 0: there is none.
         ceiling: also train on all the same images unharmed, which shows how far there is to go.
         samples: how many images each model draws, to be judged.
         seed: of every random choice.
@@ -122,12 +129,14 @@ def partial_views(
         clean_backbone: network of the clean-only model.
         residual_backbone: network of the residual.
         ceiling_backbone: network of the ceiling.
+        distilled_backbone: network of the distilled model.
         view_fit: how each view's model is trained.
         joint_fit: how the joint model is trained.
         completed_fit: how the model of the completed rows is trained, in every round.
         clean_fit: how the clean-only model is trained; longer, it overfits.
         residual_fit: how the residual is trained.
         ceiling_fit: how the ceiling is trained.
+        distilled_fit: how the distilled model is trained.
         residual: what regularises the residual.
     """
     source = source_of(data, split=split, image=image_column, label=label_column)
@@ -137,10 +146,12 @@ def partial_views(
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
     if samples < 2:
         raise ValueError(f"samples is {samples}: the Fréchet distance needs a covariance, so give at least 2")
+    if distil < 0:
+        raise ValueError(f"distil is {distil}: give the number of samples to learn from, or 0")
     if rounds < 0 or draws < 1:
         raise ValueError(f"rounds is {rounds} and draws is {draws}: give rounds from 0 and draws from 1")
-    if combine is Mode.BETHE and (joint or rounds):
-        raise ValueError("region counting gives views no say beside a model of whole images: add --no-joint, no rounds")
+    if combine is Mode.BETHE and (joint or rounds or full_view):
+        raise ValueError("region counting gives views no say beside a model of whole images: add --no-joint alone")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
     if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
@@ -187,6 +198,10 @@ def partial_views(
         seen.insert(0, Seen(Identity(shape), models["joint"]))
         names.insert(0, "joint")
 
+    if full_view:
+        seen.append(Seen(Identity(shape), step(Train(taught, clean_backbone, clean_fit, seed), "full", scale, looked)))
+        names.append("full")
+
     one = replace(scale, workers=1)
     shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     first = list(seen)
@@ -207,6 +222,10 @@ def partial_views(
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models
+    if distil:
+        asked = step(Sample(composed, distil, seed=seed + 1), "samples/teacher", one)
+        pupil = Distil(asked, distilled_backbone, distilled_fit, seed, (Share(taught),), 3.0, teacher=composed)
+        models["distilled"] = step(pupil, "distilled", scale)
     models["clean_only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale, looked)
     if ceiling:
         models["ceiling"] = step(Train(every(), ceiling_backbone, ceiling_fit, seed), "ceiling", scale, looked)
@@ -236,7 +255,7 @@ def partial_views(
     )
 
 
-RESERVED = {"clean", "test", "unharmed", "joint", "completed"}
+RESERVED = {"clean", "test", "unharmed", "joint", "completed", "full"}
 
 
 def default_views(shape: tuple[int, int, int]) -> tuple[Named, ...]:
