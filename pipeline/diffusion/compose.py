@@ -130,7 +130,7 @@ class Base(Network):
     def heard(self, sigma: Tensor, without: int | None = None) -> list[Tensor]:
         """Whether each view's model is valid at σ (B,), and not view number `without`: 0 or 1, (B,) each."""
         views = enumerate(self.config.views)
-        return [((sigma >= view.least) & (k != without)).to(sigma) for k, view in views]
+        return [torch.zeros_like(sigma) if k == without else (sigma >= view.least).to(sigma) for k, view in views]
 
     def precision(self, sigma: Tensor, without: int | None = None) -> Tensor:
         """Each view's weight 1/mse_k (K, B) at σ (B,), and 0 where it is not heard."""

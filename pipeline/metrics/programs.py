@@ -96,6 +96,8 @@ def onnx(data: bytes, name: str) -> Program:
 
     Raises ValueError: the packages are not installed, it is damaged, or its weights lie in other files.
     """
+    if not data.startswith(b"\x08"):  # the field with which exporters begin, ir_version
+        raise ValueError(f"{name} is neither TorchScript nor ONNX: {ADVICE}")
     try:
         import onnx as library  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]

@@ -6,8 +6,10 @@ import gzip
 import importlib
 import io
 import json
+import os
 import pickle
 import struct
+import subprocess
 import sys
 import tarfile
 import uuid
@@ -170,6 +172,46 @@ def test_a_data_set_of_the_hub_is_its_parquet_files(tmp_path: Path, monkeypatch,
     np.testing.assert_array_equal(rows.images[:, 0], U)
     assert rows.label.tolist() == [0, 1, -1] * 2
     assert rows.caption == ("a", "b", "c") * 2
+
+
+READ = """
+import sys
+from pipeline.data.sources import source_of
+source = source_of("hf://datasets/owner/name")
+rows = [raw for piece in source.pieces() for raw in source.read(piece)]
+print(source.count(), [(raw.id, raw.label) for raw in rows])
+try:
+    source_of("hf://datasets/owner/none")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_the_hubs_own_client_reads_a_data_set_over_http(tmp_path: Path) -> None:
+    """Through huggingface_hub itself, from a server on loopback: the hub's address is read when it is imported."""
+    pytest.importorskip("huggingface_hub")
+    home = tmp_path / "datasets/owner/name"
+    (home / "data").mkdir(parents=True)
+    (home / "README.md").write_text("---\n")
+    for part in range(2):
+        images = [{"bytes": png(u), "path": "x"} for u in U[3 * part :][:3]]
+        name = home / f"data/train-0000{part}-of-00002.parquet"
+        pq.write_table(pa.table({"image": images, "label": [0, 1, 2]}), name)
+    words = [sys.executable, str(Path(__file__).with_name("hub.py")), str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as hub:
+        try:
+            assert hub.stdout is not None
+            where = {"HF_ENDPOINT": hub.stdout.readline().strip(), "HF_HUB_CACHE": str(tmp_path / "cache")}
+            done = subprocess.run(
+                [sys.executable, "-c", READ], env=os.environ | where, capture_output=True, text=True, check=False
+            )
+        finally:
+            hub.terminate()
+    assert done.returncode == 0, done.stderr
+    read, refused = done.stdout.splitlines()
+    ids = [(f"data/train-0000{part}-of-00002-{i}", i) for part in range(2) for i in range(3)]
+    assert read.endswith(str(ids))
+    assert "does not exist, or cannot be reached" in refused
 
 
 def mixed(put: Callable[[str, bytes], None]) -> None:

@@ -256,7 +256,7 @@ DATA = os.environ.get("KINTSUGI_DATA")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DATA is None, reason="KINTSUGI_DATA names no folder with feature networks")
+@pytest.mark.skipif(not DATA, reason="KINTSUGI_DATA names no folder with feature networks")
 @pytest.mark.parametrize(("file", "n"), [("cifar10_resnet20_features", 64), ("mobilenetv2_imagenet_features", 1280)])
 def test_networks_of_others_are_read(file, n):
     data = (Path(DATA or "") / f"extractors/{file}.pt").read_bytes()

@@ -28,10 +28,10 @@ GOLDEN = {
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
 SMALL = [
-    *("--clean", "24", "--per-view", "40", "--samples", "16", "--rounds", "1"),
+    *("--clean", "24", "--per-view", "40", "--samples", "16", "--rounds", "1", "--distil", "16"),
     *(
         word
-        for model in ("view", "joint", "completed", "clean", "residual")
+        for model in ("view", "joint", "completed", "clean", "residual", "distilled")
         for word in ("--set", f"{model}_fit.images=256", "--set", f"{model}_backbone={TINY}")
     ),
     *(
@@ -84,11 +84,11 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
     words = ["run", "partial_views", "--store", str(tmp_path / "runs"), "--json", *SMALL]
     assert main(words) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert first["steps"] == {"run": 33, "cached": 0}
+    assert first["steps"] == {"run": 38, "cached": 0}
     names = {
         f"{kind}/{model}"
         for kind in ("denoising_error", *ORDER)
-        for model in ("composed", "base", "joint", "completed", "clean_only")
+        for model in ("composed", "base", "distilled", "joint", "completed", "clean_only")
     }
     assert first["metrics"].keys() == names | {"ratio", "selection"}
     page = (tmp_path / "runs/results/partial_views" / first["target"] / "report.html").read_text()
@@ -99,7 +99,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
 
     assert main(words) == 0
     second = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert second["steps"] == {"run": 0, "cached": 33}
+    assert second["steps"] == {"run": 0, "cached": 38}
     assert {k: v for k, v in second.items() if k not in ("steps", "seconds")} == {
         k: v for k, v in first.items() if k not in ("steps", "seconds")
     }
@@ -122,7 +122,7 @@ def test_a_toy_size_of_it_runs_and_the_second_time_does_nothing(one_ray, tmp_pat
         torch.testing.assert_close(view.map(whole.x()), rows.x().repeat(2, 1, 1, 1), rtol=0, atol=2e-3)
         assert not torch.equal(whole.x()[:40], whole.x()[40:])
     runs = _runs(tmp_path / "runs" / "mlflow.db")
-    assert len(runs) == 33
+    assert len(runs) == 38
     assert {status for _, status in runs} == {"FINISHED"}
 
 
