@@ -49,6 +49,7 @@ def test_options_are_shown_even_where_the_data_are_not(kintsugi, toy, monkeypatc
     assert yaml.safe_load(said.out)["value"] == 1
 
 
+@pytest.mark.slow
 def test_presets_are_shown_with_their_counts_and_taken_by_name(kintsugi, tmp_path):
     shown = kintsugi("show", "presets", "--shape", "1", "16", "16", "--json").json
     assert shown.keys() == {preset.name for preset in Preset}

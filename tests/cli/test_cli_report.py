@@ -94,6 +94,7 @@ def test_a_clean_image_looks_the_same_beside_noisy_ones():
     np.testing.assert_array_equal(clip, shown)
 
 
+@pytest.mark.slow
 def test_plots_are_pictures_and_the_same_twice():
     def plots():
         return curves([0.1, 1], {"a": [1, 2]}, "σ", "error", log_y=True), bars({"a": 1.0, "b": 2.0}, "error")

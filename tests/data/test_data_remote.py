@@ -187,6 +187,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_hubs_own_client_reads_a_data_set_over_http(tmp_path: Path) -> None:
     """Through huggingface_hub itself, from a server on loopback: the hub's address is read when it is imported."""
     pytest.importorskip("huggingface_hub")

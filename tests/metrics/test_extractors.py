@@ -218,6 +218,7 @@ def test_features_that_are_not_finite_name_their_image():
         finite(features, ["a", "b", "c"], Pixels().card)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_and_its_features_tell_classes_apart():
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(3, (256,), generator=generator)

@@ -160,6 +160,7 @@ def test_a_file_judges_and_is_known_by_its_content(made, tmp_path):
         extractor(Judging(features=File("nowhere.pt")), (1, 8, 8), step, step(Set()), Scale())
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_and_judges(made):
     spec = Classifier(width=4, images=6400, batch=64)
     how, eye = extractor(Judging(features=spec), (1, 8, 8), lambda: step(Set(120, 5)), step(Set(60, 6)), Scale())

@@ -78,6 +78,7 @@ def test_samples_of_one_mode_are_precise_and_miss_the_other():
     assert found["coverage"] < 0.51
 
 
+@pytest.mark.slow
 def test_the_means_for_one_law_are_those_of_the_paper():
     """E density = 1 and E coverage = 1 − (N−1)…(N−k)/((M+N−1)…(M+N−k)), in any dimension (Naeem et al. 2020)."""
     found = [values(normal(24, 3, 2 * s), normal(18, 3, 2 * s + 1)) for s in range(400)]
