@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -25,15 +25,9 @@ class Distil(Train):
     number.
     """
 
-    teacher: Step | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher is None:
-            raise ValueError("a distilled model has a teacher: name one")
+    teacher: Step = field(kw_only=True)
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
-        assert self.teacher is not None
         return partial(_course, self, open(self.teacher), [open(data) for data in self.sets])
 
 

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.bins import Bins, weighted
 from pipeline.diffusion.calibrate import measure
 from pipeline.diffusion.combine import Mode, disjoint
 from pipeline.diffusion.compose import Base
 from pipeline.diffusion.denoiser import expand
-from pipeline.diffusion.levels import LogNormal
-from pipeline.diffusion.precond import EDM
 from pipeline.keys import Key
 
 
@@ -44,15 +42,9 @@ class Account:
 
     def worth(self, bins: Bins) -> list[float]:
         """By which share the error, weighted as in training, would be larger without each view."""
-        whole = weighted(bins, self.error)
-        return [float(weighted(bins, row) / whole - 1) for row in self.without]
-
-
-def weighted(bins: Bins, errors: Tensor) -> Tensor:
-    """Σ p λ error / Σ p over the bins (..., bins): the training distribution and weight of Karras et al. (2022)."""
-    sigma = bins.centres().double()
-    p = LogNormal().density(sigma.log())
-    return (p * EDM().weight(sigma) * errors.double()).sum(-1) / p.sum()
+        sigma = bins.centres()
+        whole = weighted(sigma, self.error)
+        return [float(weighted(sigma, row) / whole - 1) for row in self.without]
 
 
 def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Account:
@@ -72,7 +64,7 @@ def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
     means = measure(of, x0, ids, base.config.bins, key, draws).mean
     sigma = base.config.bins.centres().to(x0)
     precision = base.precision(sigma)
-    harm = float(weighted(base.config.bins, means[0]) / weighted(base.config.bins, means[-1])) if overlap else 1.0
+    harm = float(weighted(sigma.cpu(), means[0]) / weighted(sigma.cpu(), means[-1])) if overlap else 1.0
     K = len(views)
     share = precision / precision.sum(0).clamp_min(1e-30)
     return Account(means[0], means[1 : K + 1], means[K + 1 : 2 * K + 1], share.cpu(), harm)

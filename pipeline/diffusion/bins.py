@@ -1,4 +1,4 @@
-"""Noise bins: a quantity measured at log-spaced σ and read between them."""
+"""Noise bins: a quantity measured at log-spaced σ, read between them, and its mean as training weighs them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pipeline.diffusion.levels import LogNormal
+from pipeline.diffusion.precond import EDM
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,14 @@ class Bins:
         below = position.floor().long().clamp(max=self.count - 2)
         share = (position - below).to(table)
         return table[..., below] * (1 - share) + table[..., below + 1] * share
+
+
+def weighted(sigma: Tensor, errors: Tensor) -> Tensor:
+    """Σ p λ error / Σ p of errors (..., N) at σ (N,) evenly spaced in ln σ, float64.
+
+    With p = N(−1.2, 1.2²) over ln σ and λ(σ) = (σ² + s²)/(σs)², s = 0.5: the training distribution and weight of Karras
+    et al. (2022), Table 1.
+    """
+    sigma = sigma.double()
+    p = LogNormal().density(sigma.log())
+    return (p * EDM().weight(sigma) * errors.double()).sum(-1) / p.sum()

@@ -87,10 +87,8 @@ class Normal(nn.Module):
         self.exact = len(sizes) <= 1
         for k, A in enumerate(maps):
             if not isinstance(A, Pool):
-                shown = A.adjoint(A(torch.ones(1, *A.in_shape)))
-                x = torch.randn(shown.shape, generator=Key(0).fold("diagonal").torch())
-                self.exact &= bool(torch.allclose(A.adjoint(A(x)), shown * x, atol=1e-6))
-                self.register_buffer(f"diagonal{k}", shown, persistent=False)
+                self.exact &= (diagonal := _diagonal(A)) is not None
+                self.register_buffer(f"diagonal{k}", diagonal, persistent=False)
 
     def forward(self, u: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """The product G u (B, *in)."""
@@ -137,12 +135,15 @@ def _by_blocks(p: Tensor, w: Tensor, r: Tensor, s: int) -> Tensor:
 def visible(A: LinearMap) -> Tensor:
     """diag(AᵀA) (*in): how much of each entry a view shows, within [0, 1].
 
-    By 256 random signs (Hutchinson), exact where AᵀA is diagonal, else unbiased.
+    Exact for pooling and where AᵀA is diagonal, else unbiased, by 256 vectors of random signs (Hutchinson 1990).
     """
     if isinstance(A, Pool):
         return torch.full(tuple(A.in_shape), 1 / A.size**2)
-    signs = torch.randint(0, 2, (256, *A.in_shape), generator=Key(0).fold("visible").torch()) * 2.0 - 1
-    return (signs * A.adjoint(A(signs))).mean(0)
+    if (diagonal := _diagonal(A)) is not None:
+        return diagonal
+    draw = Key(0).fold("visible").torch()
+    signs = (torch.randint(0, 2, (1, *A.in_shape), generator=draw) * 2.0 - 1 for _ in range(256))
+    return total(each * A.adjoint(A(each)) for each in signs)[0] / 256
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
@@ -152,6 +153,13 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 def _size(A: LinearMap) -> int:
     return torch.Size(A.out_shape).numel()
+
+
+def _diagonal(A: LinearMap) -> Tensor | None:
+    """diag(AᵀA) (*in) if AᵀA is diagonal, as of any selection; else None."""
+    shown = A.adjoint(A(torch.ones(1, *A.in_shape)))
+    x = torch.randn(shown.shape, generator=Key(0).fold("diagonal").torch())
+    return shown[0] if torch.allclose(A.adjoint(A(x)), shown * x, atol=1e-6) else None
 
 
 def _probe(A: LinearMap, seed: int) -> Tensor:

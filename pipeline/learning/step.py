@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +101,7 @@ class Step:
             _seed(part.x.device, key.fold("dropout", part.offset).integer())
             later = i + 1 < len(parts)  # gradients travel between processes once a step
             with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
-                # Without its place, which would be compiled in: pieces of a step are compiled once.
-                given = replace(part, offset=0, total=None), sigma, self.objective.draw(part, key)
-                total, each, scalars = self.loss(*given)
+                total, each, scalars = self.loss(part, sigma, self.objective.draw(part, key))
                 (total * (len(part) / len(batch))).backward()
             losses.append(each)
             for name, value in scalars.items():

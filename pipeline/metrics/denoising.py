@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.bins import weighted
 from pipeline.diffusion.denoiser import Denoiser, expand
-from pipeline.diffusion.levels import LogNormal
-from pipeline.diffusion.precond import EDM
 from pipeline.keys import Key
 
 
@@ -61,9 +60,7 @@ class DenoisingError:
 
     def integral(self, errors: Tensor) -> Tensor:
         """Σ p λ error / Σ p over the last axis (levels)."""
-        sigmas = self.sigmas().double()
-        p = LogNormal().density(sigmas.log()).double()
-        return (p * EDM().weight(sigmas) * errors).sum(-1) / p.sum()
+        return weighted(self.sigmas(), errors)
 
     def card(self, count: int) -> dict[str, Any]:
         """How the number was measured."""

@@ -6,17 +6,13 @@ import math
 
 import pytest
 import torch
-from test_combine import LEFT, OVERLAP, RIGHT, SHAPE, exact_base, field
-from torch import nn
+from known import Correction, exact_base, exact_views
+from test_combine import LEFT, OVERLAP, RIGHT, SHAPE, field
 
-from pipeline.backbones.mlp import Config as MLP
-from pipeline.diffusion.account import account, residual_energy, weighted
-from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.account import account, residual_energy
+from pipeline.diffusion.bins import Bins, weighted
 from pipeline.diffusion.combine import Mode
-from pipeline.diffusion.compose import Base, View
-from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.exact import Gaussian
-from pipeline.diffusion.precond import Preconditioned
 from pipeline.keys import Key
 from pipeline.physics.views import Crop
 
@@ -53,7 +49,7 @@ def test_the_harm_of_summing_overlapping_views_is_told():
     harmed = account(exact_base(law, [LEFT, RIGHT], Mode.SUM, 1.0), x0, ids, Key(2), draws=1)
     fine = account(exact_base(law, [LEFT, RIGHT], Mode.LS, 1.0), x0, ids, Key(2), draws=1)
     counted = account(exact_base(law, [LEFT, RIGHT, OVERLAP], Mode.BETHE, 1.0), x0, ids, Key(2), draws=1)
-    summed, solved = (weighted(Bins(1, 2, 2), told.error) for told in (harmed, fine))
+    summed, solved = (weighted(Bins(1, 2, 2).centres(), told.error) for told in (harmed, fine))
     assert harmed.harm == pytest.approx(float(summed / solved), rel=1e-5)
     assert harmed.harm > 1.2
     assert fine.harm == counted.harm == 1
@@ -68,17 +64,6 @@ def test_a_copy_of_a_view_is_worth_nothing_and_a_half_is_worth_its_error():
     assert worth[2] > 0.1
 
 
-class Exact(nn.Module):
-    """F = (D* − D_base)/c_r."""
-
-    def __init__(self, law):
-        super().__init__()
-        self.law = law
-
-    def forward(self, x, sigma, seen, unit, cond=None):
-        return (self.law(x, sigma) - seen.mean) / expand(unit, x)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 def test_the_residual_of_two_marginals_is_worth_their_mutual_information(rho):
@@ -86,22 +71,11 @@ def test_the_residual_of_two_marginals_is_worth_their_mutual_information(rho):
     shape = (1, 1, 2)
     law = Gaussian(torch.zeros(2).double(), torch.tensor([[1.0, rho], [rho, 1.0]]).double())
     maps = [Crop(shape, 0, 0, 1, 1), Crop(shape, 0, 1, 1, 1)]
-    views = tuple(View(A, Preconditioned.Config(A.out_shape, MLP(width=8, blocks=1))) for A in maps)
-    base = Base.Config(shape, views, Bins(1e-3, 50.0, 64)).build().double().eval().requires_grad_(False)
-    base.models = nn.ModuleList(Known(law.through(A.dense())) for A in maps)
+    base = exact_views(law, maps, Bins(1e-3, 50.0, 64))
     assert base.mode is Mode.SUM
     x0 = law.sample(4000, Key(1)).reshape(-1, *shape)
     ids = [str(i) for i in range(len(x0))]
-    energy, nats = residual_energy(base, Exact(law), torch.ones(64), x0, ids, Key(3), draws=1)
+    energy, nats = residual_energy(base, Correction(law), torch.ones(64), x0, ids, Key(3), draws=1)
     assert nats == pytest.approx(-0.5 * math.log(1 - rho**2), rel=0.05, abs=1e-6)
-    quarter = residual_energy(base, Exact(law), torch.full((64,), 0.5), x0, ids, Key(3), draws=1)
+    quarter = residual_energy(base, Correction(law), torch.full((64,), 0.5), x0, ids, Key(3), draws=1)
     torch.testing.assert_close(quarter[0], energy / 4)
-
-
-class Known(nn.Module):
-    def __init__(self, law):
-        super().__init__()
-        self.law = law
-
-    def forward(self, x, sigma, cond=None):
-        return self.law(x, sigma, cond)

@@ -6,15 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from known import exact_base
 
-from pipeline.backbones.mlp import Config as MLP
-from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import fill
 from pipeline.diffusion.combine import Mode, Normal, counting, disjoint, resolve
-from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.exact import Gaussian
-from pipeline.diffusion.precond import Preconditioned
 from pipeline.keys import Key
 from pipeline.physics.blur import GaussianBlur
 from pipeline.physics.linear import Identity
@@ -29,28 +25,6 @@ def field() -> Gaussian:
     """A Gaussian field of unit variance on the 8x8 grid (methods, 1.4)."""
     points = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)).double()
     return Gaussian(torch.zeros(64), torch.exp(-torch.cdist(points, points) / 3) + 1e-3 * torch.eye(64))
-
-
-def exact_base(law, maps, mode, sigma2, errors=True):
-    """Views with exact denoisers, each view's error that of the posterior."""
-    views = tuple(View(A, Preconditioned.Config(A.out_shape, MLP(width=8, blocks=1))) for A in maps)
-    sigma = sigma2**0.5
-    bins = Bins(sigma, 2 * sigma, 2)
-    base = Base.Config(tuple(maps[0].in_shape), views, bins, mode).build().double().eval().requires_grad_(False)
-    laws = [law.through(A.dense()) for A in maps]
-    base.models = nn.ModuleList(map(Known, laws))
-    if errors:
-        base.error.copy_(torch.stack([view.mse(bins.centres().double()) for view in laws]))
-    return base
-
-
-class Known(nn.Module):
-    def __init__(self, law):
-        super().__init__()
-        self.law = law
-
-    def forward(self, x, sigma, cond=None):
-        return self.law(x, sigma, cond)
 
 
 def error(law, maps, mode, sigma2):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from known import Correction, Known, exact_views
 from torch import nn
 
 from pipeline.backbones import unet
@@ -27,15 +28,6 @@ LEFT, RIGHT = Crop(SHAPE, 0, 0, 4, 2), Crop(SHAPE, 0, 2, 4, 2)
 OVER_LEFT, OVER_RIGHT, POOL = Crop(SHAPE, 0, 0, 4, 3), Crop(SHAPE, 0, 1, 4, 3), Pool(SHAPE, 2)
 
 
-class Exact(nn.Module):
-    def __init__(self, law):
-        super().__init__()
-        self.law = law
-
-    def forward(self, x, sigma, cond=None):
-        return self.law(x, sigma, cond)
-
-
 def field(nugget: float = 0.05, length: float = 2.0) -> Gaussian:
     """A stationary Gaussian field on the 4x4 grid."""
     points = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).double()
@@ -44,9 +36,7 @@ def field(nugget: float = 0.05, length: float = 2.0) -> Gaussian:
 
 
 def base_of(law: Gaussian, maps: list[LinearMap]) -> Base:
-    views = tuple(View(A, Preconditioned.Config(A.out_shape, unet.Config(width=8))) for A in maps)
-    base = Base.Config(SHAPE, views, Bins(0.05, 5.0, 8)).build().double().eval()
-    base.models = nn.ModuleList(Exact(law.through(A.dense())) for A in maps)
+    base = exact_views(law, maps, Bins(0.05, 5.0, 8))
     base.mean.copy_(law.mean.reshape(SHAPE))
     base.null.fill_(1e-8)
     return base.requires_grad_(False)
@@ -120,7 +110,7 @@ def test_least_squares_beats_the_sum_and_each_view_on_overlapping_crops():
 def test_weights_go_to_the_view_that_errs_less():
     law = field()
     base = base_of(law, [Crop(SHAPE, 0, 0, 4, 4)] * 2)
-    base.models[1] = Exact(Gaussian(law.mean + 1.0, law.cov))
+    base.models[1] = Known(Gaussian(law.mean + 1.0, law.cov))
     base.error.copy_(torch.tensor([1.0, 1e6])[:, None].expand_as(base.error))
     _, x, sigma = noised(law)
     torch.testing.assert_close(base(x, sigma), law(x, sigma), rtol=1e-4, atol=1e-4)
@@ -177,17 +167,6 @@ def test_sums_merge_whatever_the_split():
     assert parts[0].count + parts[1].count == whole.count
 
 
-class Known(nn.Module):
-    """F = share · (D* − D_base)/c_r with the exact D*."""
-
-    def __init__(self, law, share):
-        super().__init__()
-        self.law, self.share = law, share
-
-    def forward(self, x, sigma, seen, unit, cond=None):
-        return self.share * (self.law(x, sigma) - seen.mean) / expand(unit, x)
-
-
 def calibrated(law):
     base = base_of(law, [OVER_LEFT, OVER_RIGHT])
     x0 = law.sample(3000, Key(1)).reshape(-1, *SHAPE)
@@ -207,7 +186,7 @@ def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penal
     sigma = torch.full((len(x0),), 0.7, dtype=torch.float64)
 
     def loss(share):
-        return float(objective(Known(law, share), Batch(x0), sigma, Key(5)).each.mean())
+        return float(objective(Correction(law, share), Batch(x0), sigma, Key(5)).each.mean())
 
     best = 1 / (1 + penalty)
     curvature = loss(best * 1.5) + loss(best * 0.5) - 2 * loss(best)
@@ -220,7 +199,7 @@ def test_the_penalty_shrinks_the_best_residual_by_one_over_one_plus_lambda(penal
 def test_gates_find_the_best_step_and_stay_within_zero_and_one(share, gate):
     law = field()
     base, x0, ids = calibrated(law)
-    found = calibrate.gates(base, Known(law, share), x0, ids, Key(9), draws=1)
+    found = calibrate.gates(base, Correction(law, share), x0, ids, Key(9), draws=1)
     middle = found[2:6]
     torch.testing.assert_close(middle, torch.full_like(middle, gate), rtol=0, atol=0.08)
 
@@ -257,7 +236,7 @@ def test_base_plus_exact_residual_is_the_exact_denoiser():
     base, _, _ = calibrated(law)
     config = Composed.Config(SHAPE, base.config, Residual.Config(SHAPE, 2, unet.Config(width=8)))
     composed = config.build().double().eval()
-    composed.base, composed.residual = base, Known(law, 1.0)
+    composed.base, composed.residual = base, Correction(law, 1.0)
     _, x, sigma = noised(law)
     torch.testing.assert_close(composed(x, sigma), law(x, sigma), rtol=1e-9, atol=1e-9)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_combine import Known, exact_base
+from known import exact_base
 from test_compose import OVER_LEFT, OVER_RIGHT, POOL, SHAPE, field
 from torch import nn
 
@@ -35,7 +35,7 @@ class Linear(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def known():
+def setting():
     """A base of two overlapping crops, images, and the matrix of the best correction: W* = D* − D_base."""
     law = field()
     base = exact_base(law, [OVER_LEFT, OVER_RIGHT], Mode.SUM, SIGMA**2)
@@ -47,18 +47,18 @@ def known():
     return law, base, law.sample(60_000, Key(1)).reshape(-1, *SHAPE), best
 
 
-def slope(known, W, **regularisation):
+def slope(setting, W, **regularisation):
     """The gradient of the mean loss in W."""
-    law, base, x0, _ = known
+    law, base, x0, _ = setting
     F = Linear(law, W)
     sigma = torch.full((len(x0),), SIGMA, dtype=torch.float64)
     ResidualDenoising(base, **regularisation)(F, Batch(x0), sigma, Key(5)).each.mean().backward()
     return F.W.grad
 
 
-def shrunk(known, output_l2=0.0, jacobian=0.0, dropout=0.0):
+def shrunk(setting, output_l2=0.0, jacobian=0.0, dropout=0.0):
     """The minimiser: W* times a number, and times C (C + κ)⁻¹."""
-    law, _, _, best = known
+    law, _, _, best = setting
     C = law.cov + SIGMA**2 * torch.eye(16)
     return best @ C @ torch.linalg.inv((1 + output_l2 + dropout / (1 - dropout)) * C + jacobian * torch.eye(16))
 
@@ -69,13 +69,13 @@ def shrunk(known, output_l2=0.0, jacobian=0.0, dropout=0.0):
     [{}, {"output_l2": 0.5}, {"dropout": 0.4}, {"jacobian": 0.6}, {"output_l2": 1.0, "jacobian": 0.3, "dropout": 0.2}],
     ids=["none", "output", "branch", "jacobian", "all"],
 )
-def test_the_loss_is_stationary_at_the_shrunk_correction_and_nowhere_near(known, regularisation):
-    best = known[3]
-    at = slope(known, shrunk(known, **regularisation), **regularisation).norm()
-    reference = slope(known, torch.zeros_like(best), **regularisation).norm()
+def test_the_loss_is_stationary_at_the_shrunk_correction_and_nowhere_near(setting, regularisation):
+    best = setting[3]
+    at = slope(setting, shrunk(setting, **regularisation), **regularisation).norm()
+    reference = slope(setting, torch.zeros_like(best), **regularisation).norm()
     assert at < 0.05 * reference
     if regularisation:
-        assert slope(known, best, **regularisation).norm() > 0.2 * reference
+        assert slope(setting, best, **regularisation).norm() > 0.2 * reference
 
 
 def test_a_branch_is_dropped_by_rows_that_no_world_size_changes():
@@ -141,7 +141,6 @@ def test_coverage_is_the_share_of_the_precision_that_bears_on_an_entry():
 def test_a_denoiser_of_a_view_that_knows_nothing_covers_nothing():
     law = field()
     base = exact_base(law, [OVER_LEFT], Mode.LS, SIGMA**2)
-    assert isinstance(base.models[0], Known)
     object.__setattr__(base.config.views[0], "least", 2.0)
     seen = base.see(torch.zeros(1, *SHAPE).double(), torch.tensor([SIGMA]).double())
     assert float(seen.coverage.abs().max()) == 0

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_account import Known
+from known import exact_views
 
-from pipeline.backbones.mlp import Config as MLP
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.compose import Base, View
+from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.exact import Gaussian, Mixture
-from pipeline.diffusion.precond import Preconditioned
 from pipeline.diffusion.sample import Heun
 from pipeline.keys import Key
 from pipeline.physics.views import Crop
@@ -23,11 +21,10 @@ TWO = (1, 1, 2)
 MARGINALS = [Crop(TWO, 0, 0, 1, 1), Crop(TWO, 0, 1, 1, 1)]
 
 
-def summed(law, maps, shape):
+def summed(law, maps):
     """The sum of the exact views' scores."""
-    views = tuple(View(A, Preconditioned.Config(A.out_shape, MLP(width=8, blocks=1))) for A in maps)
-    base = Base.Config(shape, views, Bins(0.1, 1.0, 2)).build().double().eval().requires_grad_(False)
-    base.models = torch.nn.ModuleList(Known(law.through(A.dense())) for A in maps)
+    base = exact_views(law, maps, Bins(0.1, 1.0, 2))
+    assert base.mode is Mode.SUM
     return base
 
 
@@ -49,7 +46,7 @@ GOLDEN = {0.25: 1.110027, 1.0: 0.190476, 4.0: 0.0105090}
 def test_golden_energies_of_the_residual_in_two_dimensions(variance, energy):
     """E|r|² = 2ρ²/(a(a² − ρ²)), a = 1 + σ², at ρ = .8."""
     law = pair()
-    R = residual(law, summed(law, MARGINALS, TWO), torch.eye(2).double(), variance).T
+    R = residual(law, summed(law, MARGINALS), torch.eye(2).double(), variance).T
     C = law.cov + variance * torch.eye(2)
     assert float((R @ C * R).sum()) == pytest.approx(energy, abs=1e-6)
     a = 1 + variance
@@ -58,7 +55,7 @@ def test_golden_energies_of_the_residual_in_two_dimensions(variance, energy):
 
 def test_golden_matrix_of_the_residual_at_variance_one():
     law = pair()
-    R = residual(law, summed(law, MARGINALS, TWO), torch.eye(2).double(), 1.0).T
+    R = residual(law, summed(law, MARGINALS), torch.eye(2).double(), 1.0).T
     want = torch.tensor([[-0.0952381, 0.2380952], [0.2380952, -0.0952381]]).double()
     torch.testing.assert_close(R, want, rtol=1e-6, atol=1e-7)
 
@@ -66,7 +63,7 @@ def test_golden_matrix_of_the_residual_at_variance_one():
 def test_the_golden_integral_is_the_total_correlation():
     """(F3) ½ ∫ E|r|² dσ² = −½ ln(1 − .64) = .5108256 nats."""
     law = pair()
-    base, energies = summed(law, MARGINALS, TWO), []
+    base, energies = summed(law, MARGINALS), []
     variances = torch.logspace(-6, 6, 401, dtype=torch.float64)
     for v in variances.tolist():
         R = residual(law, base, torch.eye(2).double(), v).T
@@ -86,7 +83,7 @@ MIXTURE = Mixture(
 @pytest.mark.slow
 def test_a_lift_is_the_projection_of_the_score_so_that_nothing_of_a_view_is_left():
     """(F1) E[A r | v] = 0 for a mixture: in every bin of v the mean of A r is 0 within its error."""
-    base = summed(MIXTURE, MARGINALS, TWO)
+    base = summed(MIXTURE, MARGINALS)
     x = MIXTURE.sample(200_000, Key(1))
     x = x + 0.8 * torch.randn(x.shape, generator=Key(2).torch(), dtype=x.dtype)
     r = residual(MIXTURE, base, x, 0.64)
@@ -102,7 +99,7 @@ def test_a_lift_is_the_projection_of_the_score_so_that_nothing_of_a_view_is_left
 @pytest.mark.slow
 def test_the_residuals_energy_is_the_fisher_information_that_the_views_lack():
     """(F2) E|r|² = J(x) − Σ J(v_k) for views that partition, of a mixture, on the same draws."""
-    base = summed(MIXTURE, MARGINALS, TWO)
+    base = summed(MIXTURE, MARGINALS)
     x = MIXTURE.sample(400_000, Key(3))
     x = x + 0.7 * torch.randn(x.shape, generator=Key(4).torch(), dtype=x.dtype)
     sigma = torch.full((len(x),), 0.7, dtype=torch.float64)
@@ -136,7 +133,7 @@ def test_a_residual_also_repairs_what_views_got_wrong():
     law, wrong = pair(), pair()
     wrong.cov, variance = torch.diag(torch.tensor([1.7, 0.6])).double(), 0.5
     wrong = Gaussian(torch.tensor([0.3, 0.0]).double(), wrong.cov)
-    right, imperfect = summed(law, MARGINALS, TWO), summed(wrong, MARGINALS, TWO)
+    right, imperfect = summed(law, MARGINALS), summed(wrong, MARGINALS)
     C = law.cov + variance * torch.eye(2)
 
     def energy(first, second):
@@ -156,7 +153,7 @@ def blocks(n=12, rho=0.95):
     i = torch.arange(n, dtype=torch.float64)
     law = Gaussian(torch.zeros(n), rho ** (i[:, None] - i[None, :]).abs())
     shape = (1, 1, n)
-    return law, summed(law, [Crop(shape, 0, 0, 1, n // 2), Crop(shape, 0, n // 2, 1, n // 2)], shape), shape
+    return law, summed(law, [Crop(shape, 0, 0, 1, n // 2), Crop(shape, 0, n // 2, 1, n // 2)]), shape
 
 
 @pytest.mark.slow
