@@ -21,7 +21,7 @@ from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
-from pipeline.learning.weights import unpack
+from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
 from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.store import Artifact
 from stages.corrupt import shape_of
@@ -33,25 +33,25 @@ GROUPS = 8  # into which rows with noise of their own are divided, by how much t
 
 
 @dataclass(frozen=True)
-class Noisy:
+class Learned:
     """A set of rows and how it teaches.
 
     Args:
         data: the rows.
         noise: the σ of the white noise they hold; None: each says its own (column "sigma").
-        weight: of the set among those that may teach at the same level.
+        weight: of the set among those that may teach at the same level (None: the number of its rows).
         below: the σ above which it does not teach (None: it always may).
     """
 
     data: Step
     noise: float | None = 0.0
-    weight: float = 1.0
+    weight: float | None = None
     below: float | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None and not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is {self.noise}: give the σ that the rows hold, from 0")
-        if not 0 < self.weight < math.inf:
+        if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: give a number above 0")
         if self.below is not None and not self.below > (self.noise or 0):
             raise ValueError(f"rows with noise {self.noise} cannot teach below {self.below}: raise it")
@@ -75,7 +75,7 @@ class TrainAmbient(Trains):
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
     """
 
-    rows: tuple[Noisy, ...]
+    rows: tuple[Learned, ...]
     backbone: Backbone = unet.Config()
     fit: Fit = Fit()
     seed: int = 0
@@ -114,7 +114,7 @@ class TrainAmbient(Trains):
     def run(self, at: Context) -> None:
         if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
             kept = at.open(self.start)
-            for file in ("denoiser.json", "weights.safetensors", "metrics.json"):
+            for file in (DESCRIPTION, WEIGHTS, "metrics.json"):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
@@ -137,13 +137,13 @@ def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, d
     return course(parts, stage, model, device)
 
 
-def whole(rows: Reader, told: Noisy, objective: Ambient) -> Part:
+def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:
     """A set of one noise, as a part of a mixture."""
     floor = told.noise or 0.0
-    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight)
+    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight or len(rows))
 
 
-def divided(rows: Reader, told: Noisy, data: Artifact, objective: Ambient) -> list[Part]:
+def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> list[Part]:
     """A set whose rows each have their own noise, in groups of about as much; a group teaches above its noisiest row.
 
     Raises ValueError where the rows do not say it, or do not fit into memory.
@@ -162,7 +162,7 @@ def divided(rows: Reader, told: Noisy, data: Artifact, objective: Ambient) -> li
         where = Allowed(
             objective.least(float(floors[group].max())),
             told.below or math.inf,
-            told.weight * len(group) / len(held),
+            (told.weight or len(held)) * len(group) / len(held),
         )
         found.append((part, floors[group], where))
     return found
