@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
-from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
 from stages.corrupt import shape_of
 from stages.labels import classes_of, only_labels, taught
@@ -70,8 +70,7 @@ class TrainAmbient(Trains):
         fit: how it is trained.
         seed: of its weights, its order and its noise.
         start: a model whose weights it begins with, and whose network it keeps (None: with fresh ones).
-        weighting: how much levels near a row's own noise count.
-        cap: the least 1 − (noise/σ)² at which rows teach is 1/cap; of `FULL` weighting.
+        objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
     """
 
@@ -80,8 +79,7 @@ class TrainAmbient(Trains):
     fit: Fit = Fit()
     seed: int = 0
     start: Step | None = None
-    weighting: Weighting = Weighting.FULL
-    cap: float = 4.0
+    objective: Ambient = Ambient()
     unless: Step | None = None
 
     def __post_init__(self) -> None:
@@ -89,13 +87,7 @@ class TrainAmbient(Trains):
             raise ValueError("there are no rows to learn from: give a set at least")
         if self.unless is not None and self.start is None:
             raise ValueError("unless says when to stay with start: give a start, too")
-        _ = self.objective
         only_labels(self)
-
-    @property
-    def objective(self) -> Ambient:
-        """What is minimised, but for the spread of the data."""
-        return Ambient(EDM(), self.weighting, self.cap)
 
     @property
     def network(self) -> Preconditioned.Config:
@@ -183,7 +175,7 @@ def course(parts: Sequence[Part], stage: TrainAmbient, model: Preconditioned | N
     return Course(
         state=stage.fit.state(model),
         batches=reader(mixed, stage.fit, stage.seed),
-        objective=Ambient(model.config.precond, stage.weighting, stage.cap),
+        objective=replace(stage.objective, precond=model.config.precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,

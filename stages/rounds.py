@@ -40,7 +40,7 @@ class Rounds:
     stop: bool = True
     share: float | None = None
     stochastic: bool = False
-    steps: int = 40
+    steps: int = 64
     residual: float = 0.0
     direct: bool = False
     only_below: bool = False
