@@ -21,6 +21,7 @@ from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
+from pipeline.learning.state import differing
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
 from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
@@ -69,7 +70,7 @@ class TrainAmbient(Trains):
         backbone: the network; one whose condition is `Labels` is told the rows' labels.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
-        start: a model whose weights it begins with, and whose network it keeps (None: with fresh ones).
+        start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
         objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
     """
@@ -160,17 +161,22 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
     return found
 
 
-def course(parts: Sequence[Part], stage: TrainAmbient, model: Preconditioned | None, device: torch.device) -> Course:
-    """What a worker trains on parts of a mixture: `model`, or the stage's network freshly drawn from its seed."""
+def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
+    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
     key = Key(stage.seed).fold("ambient")
     if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
         raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
-    if model is None:
+    torch.manual_seed(key.fold("weights").integer())
+    if start is None:
         centre, spread = moments(parts)
-        torch.manual_seed(key.fold("weights").integer())
         model = Preconditioned.Config(parts[0][0].shape, stage.backbone, EDM(sigma_data=spread)).build()
         model.centre.copy_(centre)
-    model = model.requires_grad_(True).to(device)
+    else:
+        model = replace(start.config, backbone=stage.backbone).build()
+        if told := differing(start.state_dict(), model.state_dict(), "of start"):
+            raise ValueError(f"start has another network than backbone: {told}")
+        model.load_state_dict(start.state_dict())
+    model = model.to(device)
     mixed = banded(parts, stage.fit.levels)
     return Course(
         state=stage.fit.state(model),
