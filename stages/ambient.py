@@ -107,7 +107,7 @@ class TrainAmbient(Trains):
     def run(self, at: Context) -> None:
         if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
             kept = at.open(self.start)
-            for file in (DESCRIPTION, WEIGHTS, "metrics.json"):
+            for file in {DESCRIPTION, WEIGHTS, "metrics.json"} & set(kept.names()):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
