@@ -1,7 +1,7 @@
 """Denoising of rows that were each seen through their own mask or window, by one network that is told which.
 
-L = w(σ) |D(v + σz, σ; A) − v|² / (numbers that A shows), on what the rows show alone: what is hidden neither reaches the
-network nor is asked of it, so that its minimum is E[A x₀ | v + σz] for the A of every row.
+L = w(σ) |D(v + σz, σ; A) − v|² / (numbers that A shows), on what the rows show alone: what is hidden neither reaches
+the network nor is asked of it, so that its minimum is E[A x₀ | v + σz] for the A of every row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.precond import EDM, Precond
-from pipeline.diffusion.told import Telling
+from pipeline.diffusion.telling import Telling
 from pipeline.objectives.objective import Batch, Draws, Loss, Objective
 
 

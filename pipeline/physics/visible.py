@@ -1,7 +1,7 @@
 """Visible: the pixels that a mask, a hole or a watermark leaves, taken out of the image: a view with A Aᵀ = I.
 
-`Masked` keeps the image's shape and has zeros where nothing is seen, so that A Aᵀ = diag(m). Without those zeros what is
-left is a selection, whose noise is white: the operator at which a model of masked rows is asked (diffusion/told.py).
+`Masked` keeps the image's shape and has zeros where nothing is seen, so that A Aᵀ = diag(m). Without those zeros what
+is left is a selection, whose noise is white: at such a map a model of masked rows is asked (diffusion/told.py).
 """
 
 from __future__ import annotations
