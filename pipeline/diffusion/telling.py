@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.keys import Key
 from pipeline.physics.linear import LinearMap, Shape
 from pipeline.physics.visible import hidden_by
 
@@ -84,13 +85,13 @@ class Masks(Telling):
 
     def code(self, A: LinearMap) -> Tensor:
         """The mask of a map that hides, or of a selection such as a window."""
-        if (seen := hidden_by(A)) is None:
-            shown = A.adjoint(A(torch.ones(1, *A.in_shape))) if A.orthonormal else torch.zeros(())
-            seen = shown > 0.5
-            if not seen.any() or not torch.allclose(shown, seen.to(shown), atol=1e-6):
-                raise ValueError(
-                    f"{type(A).__name__} neither masks nor selects entries, so that no mask says what it does"
-                )
+        if (seen := hidden_by(A)) is not None:
+            return seen
+        z = torch.from_numpy(Key(0).fold("selects").numpy().standard_normal((1, *A.in_shape)))
+        shown = A.adjoint(A(z))
+        seen = shown != 0
+        if not A.orthonormal or not torch.allclose(shown, seen * z):
+            raise ValueError(f"{type(A).__name__} neither masks nor selects entries, so that no mask says what it does")
         return seen
 
     def told(self, code: Tensor) -> Tensor:

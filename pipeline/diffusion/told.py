@@ -87,6 +87,8 @@ class Asked(Network):
 
         def __post_init__(self) -> None:
             self.telling.code(self.at)
+            if not self.at.orthonormal:
+                raise ValueError(f"{type(self.at).__name__} is no view: A Aᵀ must be I, so that noise stays white")
 
         @property
         def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
