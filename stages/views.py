@@ -99,7 +99,8 @@ class Named:
         found = Windows(shape, tuple(A.out_shape[1:])) if len(A.out_shape) == len(shape) else None
         if found is None:
             raise ValueError(f"{name} neither hides nor cuts out, so that no network can be told of view {self.name}")
-        found.code(A)
+        for k in range(16):  # of a mixture the first may be a window and the next none
+            found.code(_drawn(corruption, shape, k))
         if self.whole:
             raise ValueError(f"whole of view {self.name} is for masks: a window is never the whole image")
         return found
@@ -135,7 +136,7 @@ class Named:
         found = codes(how, self.corruption)
         places = []
         for low, high, side in zip(found.amin(0).tolist(), found.amax(0).tolist(), how.sides):
-            steps = math.ceil((high - low) / max(1.0, 0.75 * side))
+            steps = math.ceil((high - low) / max(1, 3 * side // 4))
             places.append([round(low + (high - low) * i / max(1, steps)) for i in range(steps + 1)])
         return tuple(_window(how, corner) for corner in itertools.product(*places))
 
@@ -157,6 +158,10 @@ def parts(
     `full` are the whole images, of `shape`, of which a view of masks with `whole` takes some.
     """
     A = view.fixed(shape)
+    if A is not None and tuple(A.in_shape) != tuple(shape):
+        raise ValueError(f"view {view.name} is of images {tuple(A.in_shape)}, and these are {tuple(shape)}: change one")
+    if A is not None and not A.orthonormal:
+        raise ValueError(f"view {view.name} is a {type(A).__name__}: A Aᵀ must be I, so that noise stays white")
     if A is None:
         maps, whole = view.asked(shape, seed), full if view.whole else None
         share = view.whole or TrainTold.share

@@ -1,0 +1,223 @@
+"""What a recipe makes of views: at which operators they are asked, what is refused, and what rows become."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import config
+from pipeline.backbones import unet
+from pipeline.data.records import Examples
+from pipeline.data.sources import source_of
+from pipeline.diffusion.combine import Mode, Normal, resolve
+from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
+from pipeline.diffusion.sample import Heun
+from pipeline.diffusion.telling import Masks, Windows
+from pipeline.graph import step, walk
+from pipeline.keys import Key
+from pipeline.physics.boxes import FixedBox, KeepPatch, Subtitle
+from pipeline.physics.corruption import Noisy, Through, corrupt
+from pipeline.physics.lettering import Lettering
+from pipeline.physics.linear import Identity
+from pipeline.physics.masks import BoxMask, LineMask, PixelMask
+from pipeline.physics.mixture import Mixture
+from pipeline.physics.views import Crop, Frames, Pool
+from pipeline.physics.visible import Visible
+from pipeline.physics.watermark import Watermark
+from pipeline.physics.windows import DroppedFrames, RandomCrop, ShortClip
+from stages.corrupt import Corrupt
+from stages.ingest import Ingest
+from stages.recipes.partial_views import partial_views
+from stages.told import TrainTold, coded, moments
+from stages.train import Fit
+from stages.views import Named, default_views, parts, require_levels
+
+SHAPE, CLIP = (1, 8, 8), (1, 8, 4, 4)
+MORE = Mixture(((0.5, RandomCrop(4, 4)), (0.5, Through(Pool(SHAPE, 2)))))
+LOGO = Watermark(alpha=((0.3, 0.95), (0.7, 0.5)), colour=(((1.0, -1.0), (0.5, 0.0)),), top=1, left=2, dilation=1)
+
+
+def sees(maps) -> torch.Tensor:
+    """How many of the maps show each entry."""
+    ones = torch.ones(1, *maps[0].in_shape)
+    return sum(A.adjoint(A(ones)) for A in maps)[0]
+
+
+@pytest.mark.parametrize(
+    ("view", "shape"),
+    [
+        (RandomCrop(5, 5), SHAPE),
+        (RandomCrop(3, 8), SHAPE),
+        (RandomCrop(1, 2), SHAPE),
+        (ShortClip(3), CLIP),
+        (RandomCrop(8, 2), SHAPE),
+        (RandomCrop(3, 2), CLIP),
+    ],
+)
+def test_windows_are_asked_at_places_that_cover_the_image_and_overlap_as_none_is_chosen(view, shape):
+    maps = Named("v", view).asked(shape, 0)
+    assert (sees(maps) >= 1).all()
+    assert len(set(maps)) == len(maps)
+    how = Windows(shape, tuple(maps[0].out_shape[1:]))
+    starts = torch.cat([how.code(A) for A in maps])
+    for axis, (n, side) in enumerate(zip(shape[1:], how.sides)):
+        steps = starts[:, axis].unique().diff()
+        assert (steps <= max(1, 0.75 * side)).all(), f"{n}: neighbours do not share a quarter"
+
+
+def test_a_clip_that_always_starts_at_one_frame_is_asked_there_alone():
+    (A,) = Named("v", ShortClip(3, start=2)).asked(CLIP, 0)
+    assert Frames(CLIP, (2, 3, 4)) == A
+
+
+def test_masks_are_asked_at_masks_that_were_drawn_or_whole_where_whole_images_taught_that():
+    maps = Named("v", PixelMask(0.5)).asked(SHAPE, 7)
+    assert maps == tuple(Visible(SHAPE, PixelMask(0.5), 7, k) for k in range(4))
+    assert resolve(Mode.AUTO, maps) is Mode.LS
+    assert Named("v", PixelMask(0.5), whole=0.1).asked(SHAPE, 0) == (Identity(SHAPE),)
+    assert len(Named("v", FixedBox(1, 1, 3, 3)).asked(SHAPE, 0)) == 1, "one hole is one view"
+    (seen,) = Named("v", LOGO).asked(SHAPE, 0)
+    assert int(sees([seen]).sum()) == 64 - 9, "what is opaque is hidden, and a pixel around it"
+
+
+@pytest.mark.parametrize(
+    ("corruption", "at"),
+    [
+        (BoxMask(0.2, 0.4), Identity(SHAPE)),
+        (PixelMask(0.3), Crop(SHAPE, 0, 0, 1, 1)),
+        (LineMask(0.5), Crop(SHAPE, 0, 0, 8, 4)),
+        (Subtitle(0.2, 0.4), Crop(SHAPE, 3, 0, 5, 8)),
+        (FixedBox(1, 1, 3, 3), Identity(SHAPE)),
+    ],
+)
+def test_a_network_is_not_asked_at_masks_that_no_row_had(corruption, at):
+    with pytest.raises(ValueError, match="network only guesses"):
+        Named("v", corruption, at=(at,)).asked(SHAPE, 0)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "at"),
+    [
+        (KeepPatch(0.4, 0.8), (Crop(SHAPE, 0, 0, 5, 5), Crop(SHAPE, 0, 3, 5, 5), Crop(SHAPE, 0, 3, 5, 4))),
+        (Subtitle(0.2, 0.4), (Visible(SHAPE, Subtitle(0.2, 0.4), 99, 3),)),
+        (LineMask(0.5), (Visible(SHAPE, LineMask(0.5), 99, 3),)),
+        (RandomCrop(5, 5), (Crop(SHAPE, 3, 1, 5, 5),)),
+    ],
+)
+def test_it_is_asked_at_masks_and_places_like_those_that_rows_had(corruption, at):
+    assert Named("v", corruption, at=at).asked(SHAPE, 0) == at
+
+
+def test_a_place_that_is_never_drawn_is_refused():
+    with pytest.raises(ValueError, match="network only guesses"):
+        Named("v", ShortClip(3, start=2), at=(Frames(CLIP, (0, 1, 2)),)).asked(CLIP, 0)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "says"),
+    [
+        (PixelMask(0.5, noise=0.1), "and noise"),
+        (MORE, "no window"),
+        (PixelMask(0.0), "hides nothing"),
+        (ShortClip(8), "hides nothing"),
+    ],
+)
+def test_what_a_network_cannot_be_told_is_refused(corruption, says):
+    with pytest.raises(ValueError, match=says):
+        Named("v", corruption).telling(CLIP if isinstance(corruption, ShortClip) else SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("corruption", "shape"),
+    [
+        (PixelMask(0.5), (3, 6, 6)),
+        (PixelMask(0.5, per_channel=True), (3, 6, 6)),
+        (DroppedFrames(3), CLIP),
+        (Lettering(), (1, 32, 32)),
+        (LOGO, SHAPE),
+        (RandomCrop(5, 3), SHAPE),
+        (ShortClip(3), CLIP),
+    ],
+)
+def test_rows_become_what_is_seen_of_the_images_and_nothing_else(corruption, shape):
+    """A watermark below 0.9 is taken off; what is hidden is 0; means and spreads are those of the seen entries."""
+    x0 = torch.from_numpy(Key(0).fold("x0").numpy().uniform(-1, 1, (40, *shape))).float() + 0.3
+    ids = [str(i) for i in range(40)]
+    y, operator = corrupt(corruption, x0, ids, 0)
+    rows, how = Examples.from_x(ids, y, operator=operator), Named("v", corruption).telling(shape)
+    u, code = coded(rows, corruption, how)
+    expected = torch.stack([how.cut(x, code[i : i + 1])[0] for i, x in enumerate(x0)])
+    torch.testing.assert_close(u, expected, rtol=0, atol=5e-3)
+    if isinstance(how, Masks):
+        assert float(code.float().mean()) < 1
+        assert (u[~code] == 0).all()
+    centre, spread = moments(how, [u], [code])
+    total, number = how.added(u, code)
+    torch.testing.assert_close(centre[number > 0], (total / number)[number > 0])
+    assert spread == pytest.approx(3**-0.5, rel=0.15)
+
+
+def test_levels_that_leave_out_some_of_the_schedule_are_refused():
+    for levels in (Stratified(), LogNormal()):
+        require_levels("view_fit", levels, Heun())
+    narrow = (Tabulated(0.01, 80.0, (1.0, 1.0)), Tabulated(0.002, 20.0, (1.0, 1.0)), LogNormal(std=0.3))
+    for levels in narrow:
+        with pytest.raises(ValueError, match="draw levels that cover"):
+            require_levels("view_fit", levels, Heun())
+    with pytest.raises(ValueError, match=r"view_fit\.levels are from 0\.01"):
+        partial_views(view_fit=Fit(levels=narrow[0]))
+
+
+def noisy_parts(noise):
+    full = step(Ingest(source_of("digits"), SHAPE))
+    view = Named("v", Through(Pool(SHAPE, 2), noise=noise))
+    return parts(view, step(Corrupt(full, corruption=view.corruption)), full, SHAPE, unet.Config(), Fit(), 0)
+
+
+def test_a_noisy_view_is_heard_from_where_its_model_was_trained():
+    (part,) = noisy_parts(0.3)
+    assert part.least == part.stage.objective.least(0.3) > 0.3
+    (part,) = noisy_parts(0.0)
+    assert part.least == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"views": (Named("v", PixelMask(0.5)),)}, "add --no-joint"),
+        ({"views": (Named("v", Noisy(noise=0.2)),)}, "add --no-joint"),
+        ({"views": (Named("v", PixelMask(0.5)),), "rounds": 1, "joint": False}, "leave rounds 0"),
+        ({"views": (Named("v", 2.0 * Pool(SHAPE, 2)),)}, "A Aᵀ must be I"),
+        ({"views": (Named("v", Pool((1, 6, 6), 2)),)}, "is of images"),
+    ],
+)
+def test_what_masks_and_noise_do_not_go_with_is_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        partial_views(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"whole": 1.0}, {"whole": 0.5}, {"at": (Identity(SHAPE),)}])
+def test_options_of_masks_are_refused_of_views_that_are_the_same_for_all_rows(wrong):
+    with pytest.raises(ValueError, match="whole"):
+        Named("v", Pool(SHAPE, 2), **wrong)
+
+
+def test_one_network_of_a_view_is_trained_once_however_often_it_is_asked():
+    target = partial_views(views=(Named("holes", PixelMask(0.5)), Named("pooled", Pool(SHAPE, 2))))
+    (base,) = [node.stage for node in walk(target) if node.label == "base"]
+    models = [seen.model for seen in base.views]
+    assert [isinstance(model.stage, TrainTold) for model in models] == [False, True, True, True, True, False]
+    assert len(set(models)) == 3
+    networks = base.untrained.views
+    assert [view.model.told is not None for view in networks[1:5]] == [True, False, False, False]
+    assert config.from_json(type(base.untrained), config.to_json(base.untrained)) == base.untrained
+
+
+def test_default_views_of_clips_overlap_in_time_and_see_everything():
+    maps = [view.map for view in default_views(CLIP)]
+    assert (sees(maps[:2]) >= 1).all()
+    assert float(sees(maps[:2]).max()) == 2
+    assert np.prod(Normal(maps).project(torch.ones(1, *CLIP)).shape) == 128
+    with pytest.raises(ValueError, match="single frame"):
+        default_views((1, 1, 4, 4))
