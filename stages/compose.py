@@ -16,7 +16,6 @@ from pipeline.diffusion.calibrate import calibrate_base, fill
 from pipeline.diffusion.combine import Mode, resolve
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import Trained
-from pipeline.diffusion.silent import fill_silent
 from pipeline.diffusion.told import Asked, Told
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
@@ -107,11 +106,8 @@ def _combine(
     full, judge = load(clean), load(held)
     views = stage.parts([model.config for model in trained])
     base = Base.Config(full.shape, views, stage.bins, stage.mode).build().eval().requires_grad_(False).to(device)
-    for mine, model in zip(base.models, trained, strict=True):
-        if (own := mine.told if isinstance(mine, Asked) else mine) is not None:
-            own.load_state_dict(model.state_dict())
+    base.take(trained)
     found: dict[str, object] = dict(fill(base, full.x().to(device)))
-    found["silent_variance"] = fill_silent(base, full.x().to(device))
     key = Key(stage.seed).fold("base")
     calibrate_base(base, judge.x().to(device), judge.ids, key, stage.draws)
     told = account(base, judge.x().to(device), judge.ids, key, max(1, stage.draws // 4))

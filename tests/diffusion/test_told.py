@@ -10,13 +10,13 @@ from known import KnownTold, exact_views
 from torch import nn
 
 from pipeline.backbones import mlp, unet
+from pipeline.diffusion import calibrate
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.exact import Gaussian
 from pipeline.diffusion.precond import Preconditioned
-from pipeline.diffusion.silent import fill_silent
 from pipeline.diffusion.telling import Masks, Windows
 from pipeline.diffusion.told import Asked, Told
 from pipeline.keys import Key
@@ -232,11 +232,13 @@ def test_below_its_noise_a_view_is_as_if_it_were_not_there():
     views = tuple(View(A, Preconditioned.Config(A.out_shape, net), least) for A, least in ((left, 0.0), (right, 0.5)))
     exact = exact_views(law, [left, right], Bins())
     base = Base.Config(SHAPE, views).build().double().eval().requires_grad_(False)
-    base.models, base.null = exact.models, torch.tensor(1e-8, dtype=torch.float64)
-    base.mean.copy_(law.mean.reshape(SHAPE))
+    base.models = exact.models
     x0, x, _ = noised(law, 4000)
-    assert fill_silent(base, x0) == [pytest.approx(0.3, abs=0.01)]
-    base.silent.fill_(0.3)
+    found = calibrate.fill(base, x0)
+    assert base.null.tolist() == [pytest.approx(0.3, abs=0.01), pytest.approx(1e-8)]
+    assert found["unseen_share"] < 1e-6, "above, all is seen"
+    base.mean.copy_(law.mean.reshape(SHAPE))
+    base.null[0] = 0.3
     for level in (0.3, 0.7):
         sigma = torch.full((len(x),), level, dtype=torch.float64)
         torch.testing.assert_close(base(x, sigma), law(x, sigma), rtol=1e-5, atol=1e-5)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline import config
-from pipeline.backbones import unet
+from pipeline.backbones import mlp, unet
+from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
+from pipeline.data.shards import write_shard
 from pipeline.data.sources import source_of
 from pipeline.diffusion.combine import Mode, Normal, resolve
+from pipeline.diffusion.compose import Base
 from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
 from pipeline.diffusion.sample import Heun
 from pipeline.diffusion.telling import Masks, Windows
 from pipeline.graph import step, walk
 from pipeline.keys import Key
+from pipeline.learning.loop import Every
+from pipeline.learning.optim import AdamW
+from pipeline.learning.weights import unpack
 from pipeline.physics.boxes import FixedBox, KeepPatch, Subtitle
 from pipeline.physics.corruption import Noisy, Through, corrupt
 from pipeline.physics.lettering import Lettering
@@ -26,11 +34,13 @@ from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.visible import Visible
 from pipeline.physics.watermark import Watermark
 from pipeline.physics.windows import DroppedFrames, RandomCrop, ShortClip
+from pipeline.place import Place
+from stages.compose import Combine, Seen
 from stages.corrupt import Corrupt
 from stages.ingest import Ingest
 from stages.recipes.partial_views import partial_views
 from stages.told import TrainTold, coded, moments
-from stages.train import Fit
+from stages.train import Fit, save
 from stages.views import Named, default_views, parts, require_levels
 
 SHAPE, CLIP = (1, 8, 8), (1, 8, 4, 4)
@@ -221,3 +231,40 @@ def test_default_views_of_clips_overlap_in_time_and_see_everything():
     assert np.prod(Normal(maps).project(torch.ones(1, *CLIP)).shape) == 128
     with pytest.raises(ValueError, match="single frame"):
         default_views((1, 1, 4, 4))
+
+
+def kept(place: Place, rows: Examples) -> SimpleNamespace:
+    """What an artifact of rows is to whoever reads it."""
+    with place.writing(name(0)) as file:
+        write_shard(file, rows)
+    Manifest.of((len(rows),), rows.shape, "uint8" if rows.images.dtype == np.uint8 else "float16").write(place)
+    return SimpleNamespace(place=place, file=place.open, address=place.url)
+
+
+@pytest.mark.parametrize(("corruption", "whole"), [(PixelMask(0.5), 0.25), (RandomCrop(5, 5), 0.0)], ids=str)
+def test_a_told_network_learns_from_rows_and_is_combined_at_all_its_views(tmp_path, corruption, whole):
+    """Without a cluster: rows, a short training, one set of weights in the base."""
+    x0 = torch.randn(64, 1, 1, 1, generator=Key(0).torch()).clamp(-1, 1) * 0.5 + torch.zeros(64, *SHAPE)
+    ids = [f"i{k}" for k in range(64)]
+    y, operator = corrupt(corruption, x0, ids, 0)
+    rows = kept(Place(str(tmp_path / "rows")), Examples.from_x(ids, y, operator=operator))
+    clean = kept(Place(str(tmp_path / "clean")), Examples.from_x(ids, x0, uint8=True))
+    full, fit = step(Ingest(source_of("digits"), SHAPE)), Fit(images=1024, batch=32, optim=AdamW(lr=3e-3, warmup=64))
+    view = Named("v", corruption, whole=whole)
+    found = parts(view, full, full, SHAPE, mlp.Config(width=32, blocks=1), fit, 0)
+    stage = found[0].stage
+    sets = iter([rows, clean])
+    losses: list[float] = []
+    course = stage.make(lambda _: next(sets))(torch.device("cpu"))
+    course.run([Every(32, lambda state, means: losses.append(float(means["loss"])))])
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+    files = save(course.state)
+    model = unpack(files.__getitem__)
+    combine = Combine(tuple(Seen(part.map, step(part.stage)) for part in found), full, mode=Mode.LS)
+    base = Base.Config(SHAPE, combine.parts([model.config] * len(found)), mode=Mode.LS).build().eval()
+    base.take([model] * len(found))
+    assert all(torch.equal(base.models[0].told.state_dict()[key], value) for key, value in model.state_dict().items())
+    assert all(other.told is None for other in base.models[1:])
+    x = base(torch.randn(4, *SHAPE, generator=Key(1).torch()), torch.ones(4))
+    assert x.shape == (4, *SHAPE)
+    assert x.isfinite().all()
