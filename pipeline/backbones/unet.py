@@ -132,7 +132,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
-        scale, shift = self.affine(e).reshape(len(h), -1, *(1,) * (h.ndim - 2)).chunk(2, 1)
+        scale, shift = self.affine(e).reshape(h.shape[0], -1, *(1,) * (h.ndim - 2)).chunk(2, 1)
         h = functional.silu(self.norm2(h) * (1 + scale) + shift)
         return self.skip(x) + self.conv2(self.drop(h))
 

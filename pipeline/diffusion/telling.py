@@ -160,13 +160,13 @@ class Windows(Telling):
 
     def cut(self, image: Tensor, code: Tensor) -> Tensor:
         places = self._places(code)
-        return image.flatten(1)[:, places].transpose(0, 1).reshape(len(code), -1, *self.sides)
+        return image.flatten(1)[:, places].transpose(0, 1).reshape(code.shape[0], -1, *self.sides)
 
     def seen(self, u: Tensor, code: Tensor) -> Tensor:
         return u
 
     def counts(self, code: Tensor) -> Tensor:
-        return torch.full((len(code),), math.prod(self.rows), device=code.device)
+        return torch.full(code.shape[:1], math.prod(self.rows), device=code.device)
 
     def added(self, u: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         places = self._places(code).flatten()
@@ -183,7 +183,7 @@ class Windows(Telling):
 
     def _places(self, corner: Tensor) -> Tensor:
         """The numbers (B, pixels of a window) of its pixels in the whole image, channels aside."""
-        places, stride = corner.new_zeros(len(corner), *(1,) * len(self.sides)), 1
+        places, stride = corner.new_zeros(corner.shape[0], *(1,) * len(self.sides)), 1
         for axis in reversed(range(len(self.sides))):
             at = corner[:, axis, None] + torch.arange(self.sides[axis], device=corner.device)
             view = [1] * len(self.sides)

@@ -116,7 +116,7 @@ class Asked(Network):
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """E[A x₀ | A x₀ + σz] (B, *out)."""
         how, A = self.config.telling, self.config.at
-        code = self.code.expand(len(x), *self.code.shape[1:])
+        code = self.code.expand(x.shape[0], *self.code.shape[1:])
         return how.taken(self.lent[0](how.laid(x, A), sigma, cond, code), A)
 
 

@@ -68,7 +68,7 @@ class Visible(LinearMap):
 
     def adjoint(self, y: Tensor) -> Tensor:
         self.check(y, self.out_shape)
-        blank = y.new_zeros(len(y), self.mask.numel())
+        blank = y.new_zeros(y.shape[0], self.mask.numel())
         return blank.index_copy(1, self._places.to(y.device), y).reshape(-1, *self.in_shape)
 
 

@@ -242,3 +242,13 @@ def test_below_its_noise_a_view_is_as_if_it_were_not_there():
     for level in (0.3, 0.7):
         sigma = torch.full((len(x),), level, dtype=torch.float64)
         torch.testing.assert_close(base(x, sigma), law(x, sigma), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("telling", [MASKS, WINDOWS], ids=["masks", "windows"])
+def test_a_traced_view_takes_any_number_of_rows(telling):
+    A = HOLES if telling is MASKS else Crop(SHAPE, 1, 2, 3, 2)
+    asked = Asked.Config(A, None, telling).build().eval()
+    asked.borrow(learned(telling))
+    rows = [(torch.randn(n, *A.out_shape, generator=Key(n).torch()), torch.linspace(0.1, 2, n)) for n in (2, 5)]
+    traced = torch.jit.trace(asked, rows[0], check_trace=False)
+    torch.testing.assert_close(traced(*rows[1]), asked(*rows[1]))
