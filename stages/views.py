@@ -196,7 +196,7 @@ def usual(code: Tensor, drawn: Tensor) -> bool:
 def require_levels(name: str, levels: Levels, schedule: Grid) -> None:
     """Raises ValueError: training at these noise levels leaves out some at which images will be drawn."""
     ends = levels.quantile(torch.tensor([RARE, 1 - RARE], dtype=torch.float64)).exp().tolist()
-    if ends[0] > schedule.sigma_min or ends[1] < schedule.sigma_max:
+    if ends[0] > 1.01 * schedule.sigma_min or ends[1] < schedule.sigma_max / 1.01:
         raise ValueError(
             f"{name}.levels are from {ends[0]:.3g} to {ends[1]:.3g} and images are drawn from σ = "
             f"{schedule.sigma_max:g} down to {schedule.sigma_min:g}: draw levels that cover these"

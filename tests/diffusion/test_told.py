@@ -252,3 +252,20 @@ def test_a_traced_view_takes_any_number_of_rows(telling):
     rows = [(torch.randn(n, *A.out_shape, generator=Key(n).torch()), torch.linspace(0.1, 2, n)) for n in (2, 5)]
     traced = torch.jit.trace(asked, rows[0], check_trace=False)
     torch.testing.assert_close(traced(*rows[1]), asked(*rows[1]))
+
+
+def test_above_its_noise_a_view_leaves_what_none_sees_alone():
+    """Of the third and fourth columns only a noisy view sees the third: there the fallback is that of the fourth."""
+    variance = torch.tensor([0.2, 0.2, 0.3, 0.1], dtype=torch.float64).repeat(4)
+    law = Gaussian(torch.linspace(-0.3, 0.3, 16).double(), torch.diag(variance))
+    maps = [Crop(SHAPE, 0, 0, 4, 2), Crop(SHAPE, 0, 2, 4, 1)]
+    net = mlp.Config(width=8, blocks=1)
+    views = tuple(View(A, Preconditioned.Config(A.out_shape, net), least) for A, least in zip(maps, (0.0, 0.5)))
+    base = Base.Config(SHAPE, views).build().double().eval().requires_grad_(False)
+    base.models = exact_views(law, maps, Bins()).models
+    x0, x, sigma = noised(law, 4000)
+    calibrate.fill(base, x0)
+    assert base.null.tolist() == [pytest.approx(0.2, abs=0.01), pytest.approx(0.1, abs=0.01)]
+    base.mean.copy_(law.mean.reshape(SHAPE))
+    base.null[1] = 0.1
+    torch.testing.assert_close(base(x, sigma), law(x, sigma), rtol=1e-5, atol=1e-5)

@@ -45,7 +45,7 @@ from stages.views import Named, default_views, parts, require_levels
 
 SHAPE, CLIP = (1, 8, 8), (1, 8, 4, 4)
 MORE = Mixture(((0.5, RandomCrop(4, 4)), (0.5, Through(Pool(SHAPE, 2)))))
-LOGO = Watermark(alpha=((0.3, 0.95), (0.7, 0.5)), colour=(((1.0, -1.0), (0.5, 0.0)),), top=1, left=2, dilation=1)
+LOGO = Watermark(alpha=((0.3, 0.8, 0.5, 0.95),), colour=(((1.0, -1.0, 0.5, 0.0),),), top=1, left=2, dilation=1)
 
 
 def sees(maps) -> torch.Tensor:
@@ -95,6 +95,7 @@ def test_masks_are_asked_at_masks_that_were_drawn_or_whole_where_whole_images_ta
     ("corruption", "at"),
     [
         (BoxMask(0.2, 0.4), Identity(SHAPE)),
+        (PixelMask(0.5), Identity(SHAPE)),
         (PixelMask(0.3), Crop(SHAPE, 0, 0, 1, 1)),
         (LineMask(0.5), Crop(SHAPE, 0, 0, 8, 4)),
         (Subtitle(0.2, 0.4), Crop(SHAPE, 3, 0, 5, 8)),
@@ -169,9 +170,9 @@ def test_rows_become_what_is_seen_of_the_images_and_nothing_else(corruption, sha
 
 
 def test_levels_that_leave_out_some_of_the_schedule_are_refused():
-    for levels in (Stratified(), LogNormal()):
+    for levels in (Stratified(), LogNormal(), Tabulated(0.002, 80.0, (1.0, 1.0))):
         require_levels("view_fit", levels, Heun())
-    narrow = (Tabulated(0.01, 80.0, (1.0, 1.0)), Tabulated(0.002, 20.0, (1.0, 1.0)), LogNormal(std=0.3))
+    narrow = (Tabulated(0.01, 90.0, (1.0, 1.0)), Tabulated(0.001, 20.0, (1.0, 1.0)), LogNormal(std=0.3))
     for levels in narrow:
         with pytest.raises(ValueError, match="draw levels that cover"):
             require_levels("view_fit", levels, Heun())
