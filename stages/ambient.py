@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,8 +21,9 @@ from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
-from pipeline.learning.weights import unpack
-from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.learning.state import differing
+from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
+from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
 from stages.corrupt import shape_of
 from stages.labels import classes_of, only_labels, taught
@@ -33,25 +34,25 @@ GROUPS = 8  # into which rows with noise of their own are divided, by how much t
 
 
 @dataclass(frozen=True)
-class Noisy:
+class Learned:
     """A set of rows and how it teaches.
 
     Args:
         data: the rows.
         noise: the σ of the white noise they hold; None: each says its own (column "sigma").
-        weight: of the set among those that may teach at the same level.
+        weight: of the set among those that may teach at the same level (None: the number of its rows).
         below: the σ above which it does not teach (None: it always may).
     """
 
     data: Step
     noise: float | None = 0.0
-    weight: float = 1.0
+    weight: float | None = None
     below: float | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None and not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is {self.noise}: give the σ that the rows hold, from 0")
-        if not 0 < self.weight < math.inf:
+        if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: give a number above 0")
         if self.below is not None and not self.below > (self.noise or 0):
             raise ValueError(f"rows with noise {self.noise} cannot teach below {self.below}: raise it")
@@ -69,19 +70,17 @@ class TrainAmbient(Trains):
         backbone: the network; one whose condition is `Labels` is told the rows' labels.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
-        start: a model whose weights it begins with, and whose network it keeps (None: with fresh ones).
-        weighting: how much levels near a row's own noise count.
-        cap: the least 1 − (noise/σ)² at which rows teach is 1/cap; of `FULL` weighting.
+        start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
+        objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
     """
 
-    rows: tuple[Noisy, ...]
+    rows: tuple[Learned, ...]
     backbone: Backbone = unet.Config()
     fit: Fit = Fit()
     seed: int = 0
     start: Step | None = None
-    weighting: Weighting = Weighting.FULL
-    cap: float = 4.0
+    objective: Ambient = Ambient()
     unless: Step | None = None
 
     def __post_init__(self) -> None:
@@ -89,13 +88,7 @@ class TrainAmbient(Trains):
             raise ValueError("there are no rows to learn from: give a set at least")
         if self.unless is not None and self.start is None:
             raise ValueError("unless says when to stay with start: give a start, too")
-        _ = self.objective
         only_labels(self)
-
-    @property
-    def objective(self) -> Ambient:
-        """What is minimised, but for the spread of the data."""
-        return Ambient(EDM(), self.weighting, self.cap)
 
     @property
     def network(self) -> Preconditioned.Config:
@@ -114,7 +107,7 @@ class TrainAmbient(Trains):
     def run(self, at: Context) -> None:
         if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
             kept = at.open(self.start)
-            for file in ("denoiser.json", "weights.safetensors", "metrics.json"):
+            for file in {DESCRIPTION, WEIGHTS, "metrics.json"} & set(kept.names()):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
@@ -137,13 +130,13 @@ def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, d
     return course(parts, stage, model, device)
 
 
-def whole(rows: Reader, told: Noisy, objective: Ambient) -> Part:
+def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:
     """A set of one noise, as a part of a mixture."""
     floor = told.noise or 0.0
-    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight)
+    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight or len(rows))
 
 
-def divided(rows: Reader, told: Noisy, data: Artifact, objective: Ambient) -> list[Part]:
+def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> list[Part]:
     """A set whose rows each have their own noise, in groups of about as much; a group teaches above its noisiest row.
 
     Raises ValueError where the rows do not say it, or do not fit into memory.
@@ -162,28 +155,33 @@ def divided(rows: Reader, told: Noisy, data: Artifact, objective: Ambient) -> li
         where = Allowed(
             objective.least(float(floors[group].max())),
             told.below or math.inf,
-            told.weight * len(group) / len(held),
+            (told.weight or len(held)) * len(group) / len(held),
         )
         found.append((part, floors[group], where))
     return found
 
 
-def course(parts: Sequence[Part], stage: TrainAmbient, model: Preconditioned | None, device: torch.device) -> Course:
-    """What a worker trains on parts of a mixture: `model`, or the stage's network freshly drawn from its seed."""
+def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
+    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
     key = Key(stage.seed).fold("ambient")
     if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
         raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
-    if model is None:
+    torch.manual_seed(key.fold("weights").integer())
+    if start is None:
         centre, spread = moments(parts)
-        torch.manual_seed(key.fold("weights").integer())
         model = Preconditioned.Config(parts[0][0].shape, stage.backbone, EDM(sigma_data=spread)).build()
         model.centre.copy_(centre)
-    model = model.requires_grad_(True).to(device)
+    else:
+        model = replace(start.config, backbone=stage.backbone).build()
+        if told := differing(start.state_dict(), model.state_dict(), "of start"):
+            raise ValueError(f"start has another network than backbone: {told}")
+        model.load_state_dict(start.state_dict())
+    model = model.to(device)
     mixed = banded(parts, stage.fit.levels)
     return Course(
         state=stage.fit.state(model),
         batches=reader(mixed, stage.fit, stage.seed),
-        objective=Ambient(model.config.precond, stage.weighting, stage.cap),
+        objective=replace(stage.objective, precond=model.config.precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,
