@@ -27,7 +27,7 @@ from pipeline.physics.corruption import Corruption, Noisy, Through
 from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.visible import Visible, hidden_by
-from stages import ambient
+from stages.ambient import Learned, TrainAmbient
 from stages.told import TrainTold
 from stages.train import Fit, Train, Trains
 
@@ -168,7 +168,7 @@ def parts(
         told = TrainTold(rows, view.corruption, view.telling(shape), whole, share, backbone, fit, seed)
         return [Part(view.name if len(maps) == 1 else f"{view.name} {k}", B, told) for k, B in enumerate(maps)]
     if view.noise:
-        noisy = ambient.TrainAmbient((ambient.Noisy(rows, view.noise),), backbone, fit, seed)
+        noisy = TrainAmbient((Learned(rows, view.noise),), backbone, fit, seed)
         return [Part(view.name, A, noisy, noisy.objective.least(view.noise))]
     return [Part(view.name, A, Train(rows, backbone, fit, seed))]
 
