@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from stages.joint import mixed
 from stages.labels import classes_of, only_labels, taught
 from stages.train import Fit, Trains, count, save
 
-AT_ONCE = 1024  # rows whose operators are made together
+AT_ONCE = 1 << 22  # numbers of rows whose operators are made together, about
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class TrainTold(Trains):
 
 def coded(rows: Examples, corruption: Corruption, telling: Telling) -> tuple[Tensor, Tensor]:
     """Rows as a told network takes them, A⁺y (N, *rows), which is A x₀ where A hides or selects, and their codes."""
-    done = []
-    for start in range(0, len(rows), AT_ONCE):
-        part = rows.take(range(start, min(start + AT_ONCE, len(rows))))
+    done, some = [], max(1, AT_ONCE // math.prod(telling.shape))
+    for start in range(0, len(rows), some):
+        part = rows.take(range(start, min(start + some, len(rows))))
         A, y = corruption.at(part.operator, telling.shape), part.x()
         code = telling.code(A)
         # A known watermark scales what it covers: taken back here.

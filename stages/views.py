@@ -189,8 +189,8 @@ def usual(code: Tensor, drawn: Tensor) -> bool:
     a, b = code.flatten(1).float(), drawn.flatten(1).float()
     if not b.sum(1).min() <= a.sum() <= b.sum(1).max():
         return False
-    apart = torch.cdist(b, b, p=1).fill_diagonal_(math.inf).amin(1).max()
-    return bool(torch.cdist(a, b, p=1).min() <= apart)
+    apart = _differ(b, b).fill_diagonal_(math.inf).amin(1).max()
+    return bool(_differ(a, b).min() <= apart)
 
 
 def require_levels(name: str, levels: Levels, schedule: Grid) -> None:
@@ -225,6 +225,11 @@ def default_views(shape: tuple[int, ...]) -> tuple[Named, ...]:
         Named("right", Crop(shape, 0, width - wide, height, wide)),
         Named("pooled", Pool(shape, 2)),
     )
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """In how many places rows of zeros and ones differ: (N, n) and (M, n) to (N, M)."""
+    return a.sum(1)[:, None] + b.sum(1) - 2 * a @ b.T
 
 
 def _drawn(corruption: Corruption, shape: tuple[int, ...], k: int) -> LinearMap:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline import config
 from pipeline.backbones import mlp, unet
@@ -19,11 +20,13 @@ from pipeline.diffusion.compose import Base
 from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
 from pipeline.diffusion.sample import Heun
 from pipeline.diffusion.telling import Masks, Windows
+from pipeline.engine.pictures import grid
 from pipeline.graph import step, walk
 from pipeline.keys import Key
 from pipeline.learning.loop import Every
 from pipeline.learning.optim import AdamW
 from pipeline.learning.weights import unpack
+from pipeline.metrics.features import Pixels
 from pipeline.physics.boxes import FixedBox, KeepPatch, Subtitle
 from pipeline.physics.corruption import Noisy, Through, corrupt
 from pipeline.physics.lettering import Lettering
@@ -269,3 +272,20 @@ def test_a_told_network_learns_from_rows_and_is_combined_at_all_its_views(tmp_pa
     x = base(torch.randn(4, *SHAPE, generator=Key(1).torch()), torch.ones(4))
     assert x.shape == (4, *SHAPE)
     assert x.isfinite().all()
+
+
+def test_films_are_learned_from_as_clips_and_shown_frame_by_frame(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), 12 * k, np.uint8)) for k in range(20)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    views = (Named("short", ShortClip(3)), Named("early", Frames((1, 4, 4, 4), (0, 1))))
+    film = str(tmp_path / "film.gif")
+    found = {node.label: node.stage for node in walk(partial_views(data=film, frames=4, colour=False, views=views))}
+    assert found["data/short"].shape == (1, 3, 4, 4)
+    assert found["view/short"].network.shape == (1, 3, 4, 4)
+    assert found["base"].untrained.shape == found["joint"].network.shape == (1, 4, 4, 4)
+    assert [view.map.frames for view in found["base"].views[1:3]] == [(0, 1, 2), (1, 2, 3)]
+    clips = np.random.default_rng(0).integers(0, 256, (12, 1, 4, 5, 6), np.uint8)
+    assert grid(clips) == grid(clips[:8].swapaxes(1, 2).reshape(32, 1, 5, 6), columns=4)
+    x = torch.from_numpy(clips).float() / 127.5 - 1
+    each = torch.stack([Pixels(3)(x[:, :, t]) for t in range(4)], 1)
+    torch.testing.assert_close(Pixels(3)(x), each.flatten(1))
