@@ -129,7 +129,7 @@ def _course(stage: TrainTold, sets: list[Artifact], device: torch.device) -> Cou
     return Course(
         state=stage.fit.state(model.to(device)),
         batches=partial(mixed, kinds, quotas, stage.seed, labels=labels, share=stage.fit.unconditional),
-        objective=ToldDenoising(how, torch.cat(codes), precond),
+        objective=ToldDenoising(how, torch.cat(codes).to(device), precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,

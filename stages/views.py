@@ -33,6 +33,7 @@ from stages.train import Fit, Train, Trains
 
 MASKS = 4  # at which a network that is told masks is asked, where nothing else is said
 DRAWS = 512  # of a corruption, by which is known what is usual of it
+FEW = 16  # of them, by which is known of which kind it is
 RARE = 1e-6  # share of the levels beyond which training hardly ever looked
 
 
@@ -95,11 +96,15 @@ class Named:
         if hidden_by(A) is not None:
             if not corruption.hides(shape):
                 raise ValueError(f"{name} hides nothing of view {self.name}, so that it is none: give masks or windows")
-            return Masks(shape)
+            drawn = [hidden_by(_drawn(corruption, shape, k)) for k in range(FEW)]
+            masks = [seen for seen in drawn if seen is not None]
+            if len(masks) < FEW:
+                raise ValueError(f"{name} does more than to hide, in some rows of view {self.name}: give masks alone")
+            return Masks(shape, all(bool((seen == seen[:, :1]).all()) for seen in masks))
         found = Windows(shape, tuple(A.out_shape[1:])) if len(A.out_shape) == len(shape) else None
         if found is None:
             raise ValueError(f"{name} neither hides nor cuts out, so that no network can be told of view {self.name}")
-        for k in range(16):  # of a mixture the first may be a window and the next none
+        for k in range(FEW):  # of a mixture the first may be a window and the next none
             found.code(_drawn(corruption, shape, k))
         if self.whole:
             raise ValueError(f"whole of view {self.name} is for masks: a window is never the whole image")

@@ -71,9 +71,13 @@ class Telling(ABC):
 
 @dataclass(frozen=True)
 class Masks(Telling):
-    """Rows keep the image's shape and have 0 where A hides; the code is the mask (B, C, *), True where seen."""
+    """Rows keep the image's shape and have 0 where A hides; the code is the mask (B, 1 or C, *), True where seen.
+
+    All channels are hidden `together`, or each by itself.
+    """
 
     shape: Shape
+    together: bool = True
 
     @property
     def rows(self) -> Shape:
@@ -81,18 +85,20 @@ class Masks(Telling):
 
     @property
     def planes(self) -> int:
-        return self.shape[0]
+        return 1 if self.together else self.shape[0]
 
     def code(self, A: LinearMap) -> Tensor:
         """The mask of a map that hides, or of a selection such as a window."""
-        if (seen := hidden_by(A)) is not None:
+        seen, name = mask_of(A), type(A).__name__
+        if seen is None or tuple(seen.shape[1:]) != self.rows:
+            raise ValueError(
+                f"{name} neither masks nor selects entries of {self.rows}, so that no mask says what it does"
+            )
+        if not self.together:
             return seen
-        z = torch.from_numpy(Key(0).fold("selects").numpy().standard_normal((1, *A.in_shape)))
-        shown = A.adjoint(A(z))
-        seen = shown != 0
-        if not A.orthonormal or not torch.allclose(shown, seen * z):
-            raise ValueError(f"{type(A).__name__} neither masks nor selects entries, so that no mask says what it does")
-        return seen
+        if not torch.equal(seen, seen[:, :1].expand_as(seen)):
+            raise ValueError(f"{name} hides channels one by one, and the network is told of masks of all together")
+        return seen[:, :1]
 
     def told(self, code: Tensor) -> Tensor:
         return code.float()
@@ -104,16 +110,26 @@ class Masks(Telling):
         return torch.where(code, u, 0)
 
     def counts(self, code: Tensor) -> Tensor:
-        return code.flatten(1).sum(1).clamp_min(1)
+        return (code.flatten(1).sum(1) * (self.shape[0] // self.planes)).clamp_min(1)
 
     def added(self, u: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        return self.seen(u, code).sum(0), code.sum(0)
+        return self.seen(u, code).sum(0), code.sum(0).expand(self.rows)
 
     def laid(self, v: Tensor, A: LinearMap) -> Tensor:
         return A.adjoint(v)
 
     def taken(self, u: Tensor, A: LinearMap) -> Tensor:
         return A(u)
+
+
+def mask_of(A: LinearMap) -> Tensor | None:
+    """Which entries a map that masks or selects shows: bools (B or 1, *in); None of any other."""
+    if (seen := hidden_by(A)) is not None:
+        return seen
+    z = torch.from_numpy(Key(0).fold("selects").numpy().standard_normal((1, *A.in_shape)))
+    shown = A.adjoint(A(z)) if A.orthonormal and A.rows == 1 else torch.full_like(z, math.nan)
+    seen = shown != 0
+    return seen if torch.allclose(shown, seen * z) else None
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,24 @@ def test_nothing_hidden_reaches_the_network_or_the_loss(hidden):
     assert torch.equal(*losses)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_what_all_channels_hide_together_is_told_once_and_counts_for_each(together):
+    shape = (3, 4, 4)
+    how, corruption = Masks(shape, together), PixelMask(0.5, per_channel=not together)
+    x = torch.randn(6, *shape, generator=Key(1).torch())
+    y, rows = corrupt(corruption, x, [str(i) for i in range(6)], 0)
+    code = how.code(corruption.at(rows, shape))
+    assert code.shape[1] == how.planes == (1 if together else 3)
+    assert torch.equal(how.seen(x, code), y)
+    assert torch.equal(how.cut(x[2], code)[2], y[2])
+    assert torch.equal(how.counts(code), (y != 0).flatten(1).sum(1))
+    assert torch.equal(how.added(y, code)[1], (y != 0).sum(0))
+    assert Told.Config(how, unet.Config()).channels == (3 + how.planes, 3)
+    if together:
+        with pytest.raises(ValueError, match="one by one"):
+            how.code(Visible(shape, PixelMask(0.5, per_channel=True)))
+
+
 def test_the_mask_and_the_place_are_told():
     sigma, x = torch.ones(2), torch.ones(2, *SHAPE)
     code = torch.ones(2, *SHAPE, dtype=torch.bool)

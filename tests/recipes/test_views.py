@@ -27,6 +27,7 @@ from pipeline.learning.loop import Every
 from pipeline.learning.optim import AdamW
 from pipeline.learning.weights import unpack
 from pipeline.metrics.features import Pixels
+from pipeline.physics.blur import GaussianBlur
 from pipeline.physics.boxes import FixedBox, KeepPatch, Subtitle
 from pipeline.physics.corruption import Noisy, Through, corrupt
 from pipeline.physics.lettering import Lettering
@@ -133,6 +134,7 @@ def test_a_place_that_is_never_drawn_is_refused():
     [
         (PixelMask(0.5, noise=0.1), "and noise"),
         (MORE, "no window"),
+        (Mixture(((0.5, PixelMask(0.5)), (0.5, Through(GaussianBlur(SHAPE, 1.0))))), "does more than to hide|neither"),
         (PixelMask(0.0), "hides nothing"),
         (ShortClip(8), "hides nothing"),
     ],
@@ -164,6 +166,8 @@ def test_rows_become_what_is_seen_of_the_images_and_nothing_else(corruption, sha
     expected = torch.stack([how.cut(x, code[i : i + 1])[0] for i, x in enumerate(x0)])
     torch.testing.assert_close(u, expected, rtol=0, atol=5e-3)
     if isinstance(how, Masks):
+        assert how.together is not getattr(corruption, "per_channel", False)
+        code = code.expand_as(u)
         assert float(code.float().mean()) < 1
         assert (u[~code] == 0).all()
     centre, spread = moments(how, [u], [code])
