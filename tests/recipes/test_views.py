@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,6 +40,7 @@ from pipeline.physics.visible import Visible
 from pipeline.physics.watermark import Watermark
 from pipeline.physics.windows import DroppedFrames, RandomCrop, ShortClip
 from pipeline.place import Place
+from stages.compare import seen_by
 from stages.compose import Combine, Seen
 from stages.corrupt import Corrupt
 from stages.ingest import Ingest
@@ -293,3 +295,13 @@ def test_films_are_learned_from_as_clips_and_shown_frame_by_frame(tmp_path):
     x = torch.from_numpy(clips).float() / 127.5 - 1
     each = torch.stack([Pixels(3)(x[:, :, t]) for t in range(4)], 1)
     torch.testing.assert_close(Pixels(3)(x), each.flatten(1))
+
+
+def test_a_report_shows_what_each_part_of_a_combination_sees():
+    model = step(Ingest(source_of("digits"), SHAPE))
+    maps = (Visible(SHAPE, PixelMask(0.5), 3, 0), Crop(SHAPE, 0, 0, 4, 8), Pool(SHAPE, 2))
+    picture = np.asarray(Image.open(io.BytesIO(seen_by([Seen(A, model) for A in maps]))))[3:51, 3:-3, 0]
+    shown = [picture[:, k * 51 : k * 51 + 48].reshape(8, 6, 8, 6)[:, 2, :, 2] for k in range(3)]
+    assert np.array_equal(shown[0] == 255, maps[0].mask[0].numpy())
+    assert np.array_equal(shown[1], np.repeat([255, 0], 4)[:, None].repeat(8, 1))
+    assert (shown[2] == 64).all()
