@@ -72,7 +72,9 @@ class Ambient(Objective):
         """The loss of a guess D(x, σ) of x₀ (B, *)."""
         y = batch.x
         mse = ((expand(1 - known, y) * guess + expand(known, y) * x - y) ** 2).flatten(1).mean(1)
+        return Loss(self.weigh(sigma, known) * mse, {"mse": mse.detach().mean()})
+
+    def weigh(self, sigma: Tensor, known: Tensor) -> Tensor:
+        """w(σ) u (B,) of rows of which so much is known."""
         weight = self.precond.weight(sigma)
-        if self.weighting is Weighting.FULL:
-            weight = weight * (1 / (1 - known)).clamp(max=self.cap) ** 2
-        return Loss(weight * mse, {"mse": mse.detach().mean()})
+        return weight * (1 / (1 - known)).clamp(max=self.cap) ** 2 if self.weighting is Weighting.FULL else weight
