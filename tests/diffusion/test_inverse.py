@@ -98,7 +98,7 @@ def test_ddnm_is_exact_where_what_is_hidden_is_independent_of_what_is_seen():
 )
 def test_what_is_drawn_by_any_of_them_is_near_what_was_seen_and_within_the_bound(by):
     A = masks()
-    x, _, y = drawn(A, 0.0)
+    _, _, y = drawn(A, 0.0)
     D = by(gaussian, A, y, 0.0)
     start = 20 * torch.randn(6, *SHAPE, generator=Key(1).torch(), dtype=torch.float64)
     drawn_ = Heun(steps=20, sigma_min=0.02, sigma_max=20.0)(D, start)
