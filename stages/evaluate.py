@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
@@ -22,7 +23,8 @@ from stages.labels import classes_of
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels is told those of the test images. Samples are judged by `stages/judge.py`.
+    A model that takes labels is told those of the test images. Below `least`, to which it was trained, it is asked as
+    at `least`. Samples are judged by `stages/judge.py`.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -30,6 +32,7 @@ class Evaluate(Stage):
     model: Step
     test: Step
     error: DenoisingError = DenoisingError()
+    least: float = 0.0
 
     def run(self, at: Context) -> None:
         found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test))
@@ -50,9 +53,14 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any
         raise ValueError(
             f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
         )
-    each = stage.error.each(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
+
+    def above(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+        return D(x, sigma.clamp_min(stage.least), cond)
+
+    each = stage.error.each(above, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
     total = mean(stage.error.integral(each).tolist())
     card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
+    card |= {"least": stage.least} if stage.least else {}
     return {
         "denoising_error": total.value,
         "sigma": stage.error.sigmas().tolist(),

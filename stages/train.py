@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.augment import Augment
+from pipeline.data.bands import FLOOR, levelled
 from pipeline.data.damaged import HIDES, NOISY
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
@@ -269,7 +270,12 @@ def reader(rows: Reader | Examples, fit: Fit, seed: int) -> Callable[[int, int, 
             if LABEL in part.columns:
                 keyed = Key(seed).fold("unconditional", at)
                 cond = told(part.columns[LABEL], fit.unconditional, keyed, rank * share, fit.batch)
-            yield Batch(x, cond, torch.from_numpy(part.index), rank * share, fit.batch)
+            batch = Batch(x, cond, torch.from_numpy(part.index), rank * share, fit.batch)
+            if FLOOR in part.columns:
+                floor = torch.from_numpy(part.columns[FLOOR].astype(np.float32))
+                sigma = levelled(fit.levels, part, Key(seed).fold("sigma", at), batch)
+                batch = replace(batch, floor=floor, sigma=sigma)
+            yield batch
 
     return stream
 

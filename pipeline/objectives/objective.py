@@ -24,7 +24,9 @@ Draws = dict[str, Tensor]
 class Batch:
     """Rows offset..offset+B of a global batch of `total` (default: all of it).
 
-    x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None.
+    x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None. Rows of noisy data
+    say with `floor` (B,) how much white noise x holds (None: none), and with `sigma` (B,) the levels, above their
+    floors, at which they are to be looked at (None: the loop draws them).
     """
 
     x: Tensor
@@ -32,6 +34,8 @@ class Batch:
     index: Tensor | None = None
     offset: int = 0
     total: int | None = None
+    floor: Tensor | None = None
+    sigma: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0 or self.offset + len(self.x) > self.whole:
