@@ -97,8 +97,8 @@ def require_coverage(data: Artifact, damage: Damage, at: Context) -> None:
     more = ", ..." if len(places) > NAMED else ""
     what = f"{seen[0].size} pixels" if alike else f"{seen.size} values"
     raise ValueError(
-        f"{len(places)} of {what} are seen by none of the {told.rows} rows of {data.address}, at {first}{more}: nothing "
-        "can be learnt there, so give rows that show them"
+        f"{len(places)} of {what} are seen by none of the {told.rows} rows of {data.address}, at {first}{more}: "
+        "nothing can be learnt there, so give rows that show them"
     )
 
 

@@ -95,8 +95,8 @@ def _restore(
         drawn = stage.sampler(stage.by(D, seen.A, seen.y, seen.noise), x, cond=cond, keys=keys).cpu()
         if len(bad := torch.nonzero(~drawn.flatten(1).isfinite().all(1))):
             raise ValueError(
-                f"{len(bad)} rows, the first of them {rows.ids[at[int(bad[0])]]!r}, were restored to NaN or infinity by "
-                f"{model.address}: its training has gone wrong, or `by` takes too long steps"
+                f"{len(bad)} rows, the first of them {rows.ids[at[int(bad[0])]]!r}, were restored to NaN or infinity "
+                f"by {model.address}: its training has gone wrong, or `by` takes too long steps"
             )
         done.append(drawn)
     ids = [f"{text}~{draw}" for text in rows.ids]

@@ -1,9 +1,9 @@
 """Exact EM for the mean and covariance of images that were measured as y = A x₀ + σ_y n, each row by its own A.
 
-E: x₀ given y is N(m, C) with gain K = Σ Aᵀ(A Σ Aᵀ + σ_y²)⁻¹, m = μ + K (y − A μ), C = Σ − K A Σ. M: μ' is the mean of m,
-Σ' that of C + (m − μ')(m − μ')ᵀ; of rank r, its largest r eigenvalues and the mean of the others, which maximise what
-the E-step expects (Tipping and Bishop 1999, eq. 7 and 8). The likelihood of the rows never falls (Dempster et al. 1977).
-It is where DiEM starts from (Rozet et al. 2024, arXiv 2405.13712), there with samples in place of C.
+E: x₀ given y is N(m, C) with gain K = Σ Aᵀ(A Σ Aᵀ + σ_y²)⁻¹, m = μ + K (y − A μ), C = Σ − K A Σ. M: μ' is the mean of
+m, Σ' that of C + (m − μ')(m − μ')ᵀ; of rank r, its largest r eigenvalues and the mean of the others, which maximise
+what the E-step expects (Tipping and Bishop 1999, eq. 7 and 8). The likelihood of the rows never falls (Dempster et
+al. 1977). It is where DiEM starts from (Rozet et al. 2024, arXiv 2405.13712), there with samples in place of C.
 """
 
 from __future__ import annotations

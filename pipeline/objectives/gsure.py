@@ -1,13 +1,13 @@
 """GSURE: the denoising error of images that nobody saw, estimated from what was measured of them.
 
-A row is y = A x₀ + s₀ n. In the basis that makes A diagonal (`physics/modes.py`: A = U S Vᵀ, x̄ = Vᵀx) the measurement is
-ȳ = S⁺Uᵀy = P x̄ + ν, P = [S > 0], ν ~ N(0, C) with C = s₀² S⁻² on what is seen. Noise of variance σ² − C is added there
-and of σ² where nothing was seen, so that
+A row is y = A x₀ + s₀ n. In the basis that makes A diagonal (`physics/modes.py`: A = U S Vᵀ, x̄ = Vᵀx) the
+measurement is ȳ = S⁺Uᵀy = P x̄ + ν, P = [S > 0], ν ~ N(0, C) with C = s₀² S⁻² on what is seen. Noise of variance σ² −
+C is added there and of σ² where nothing was seen, so that
 
     ū = ȳ + (σ² − C)^½ ε,   ū | x₀ ~ N(P x̄, σ² I),
 
-which is x = x₀ + σz of an image of which the hidden modes are 0 (here: their mean, which only shifts x). It needs σ² ≥ C.
-For f(u) = D(V u, σ) in the same basis and any W that is diagonal in it,
+which is x = x₀ + σz of an image of which the hidden modes are 0 (here: their mean, which only shifts x). It needs σ²
+≥ C. For f(u) = D(V u, σ) in the same basis and any W that is diagonal in it,
 
     E|W P (f − x̄)|² = E|W P (f − ȳ)|² + 2 E⟨W² P f, ν⟩ − tr(W² C),
 
@@ -16,12 +16,13 @@ since E⟨W²P(f − ȳ), P(ȳ − x̄)⟩ = E⟨W² P f, ν⟩ − tr(W² C). (
     E⟨W² P f, ν⟩ = E tr(W² C ∂f/∂ū):   |W P (f − x̄)|² ≈ |W P (f − ȳ)|² + 2 tr(W² C ∂f/∂ū) − tr(W² C).
 
 In the papers' x_t = √ᾱ ū the middle term is 2 s₀² √ᾱ div_{x_t}, as ∂/∂ū = √ᾱ ∂/∂x_t. Kawar et al. (arXiv 2305.13128,
-TMLR 2024) print 2(1 − ᾱ), and their code takes 1e-4 of that for every s₀ and √ᾱ: neither is unbiased, as the tests show.
-W² = 1/E[P] over the rows (ENSURE, Aggarwal et al. 2022) makes seldom seen modes count as much as any other. The trace is
-estimated by one random direction of signs (Hutchinson 1990). Without noise C = 0, and nothing of this is needed.
+TMLR 2024) print 2(1 − ᾱ), and their code takes 1e-4 of that for every s₀ and √ᾱ: neither is unbiased, as the tests
+show. W² = 1/E[P] over the rows (ENSURE, Aggarwal et al. 2022) makes seldom seen modes count as much as any other. The
+trace is estimated by one random direction of signs (Hutchinson 1990). Without noise C = 0, and nothing of this is
+needed.
 
-The minimum is f_j(u) = E[x̄_j | u, P_j = 1]: with P = I the denoiser D itself, for σ ≥ s₀; behind masks what is right for
-images with as many holes, which whole images are not: exact only as masks hide little (docs/gsure.md).
+The minimum is f_j(u) = E[x̄_j | u, P_j = 1]: with P = I the denoiser D itself, for σ ≥ s₀; behind masks what is right
+for images with as many holes, which whole images are not: exact only as masks hide little (docs/gsure.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Modes: A = U S Vᵀ with V an orthonormal basis that maps of one kind share, pixels or waves.
 
-In it everything is a product: AᵀA = V S² Vᵀ, A⁺A = V [S > 0] Vᵀ, and A⁺ stretches white noise to the covariance V S⁻² Vᵀ
-on what is seen. For white z, Vᵀ z is white.
+In it everything is a product: AᵀA = V S² Vᵀ, A⁺A = V [S > 0] Vᵀ, and A⁺ stretches white noise to the covariance V S⁻²
+Vᵀ on what is seen. For white z, Vᵀ z is white.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def modes(A: LinearMap) -> tuple[Basis, Tensor]:
     Raises ValueError: the map is none of those that pixels or waves make diagonal.
     """
     raise ValueError(
-        f"{type(A).__name__} has no singular values that are known here: masks, noise alone, blur and Fourier lines have"
+        f"{type(A).__name__} has no singular values that are known here; masks, noise alone, blur and Fourier lines "
+        "have"
     )
 
 
