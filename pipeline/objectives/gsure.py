@@ -15,11 +15,11 @@ since E⟨W²P(f − ȳ), P(ȳ − x̄)⟩ = E⟨W² P f, ν⟩ − tr(W² C). (
 
     E⟨W² P f, ν⟩ = E tr(W² C ∂f/∂ū):   |W P (f − x̄)|² ≈ |W P (f − ȳ)|² + 2 tr(W² C ∂f/∂ū) − tr(W² C).
 
-In the papers' x_t = √ᾱ ū the middle term is 2 s₀² √ᾱ div_{x_t}, as ∂/∂ū = √ᾱ ∂/∂x_t. Kawar et al. (arXiv 2305.13128,
-TMLR 2024) print 2(1 − ᾱ), and their code takes 1e-4 of that for every s₀ and √ᾱ: neither is unbiased, as the tests
-show. W² = 1/E[P] over the rows (ENSURE, Aggarwal et al. 2022) makes seldom seen modes count as much as any other. The
-trace is estimated by one random direction of signs (Hutchinson 1990). Without noise C = 0, and nothing of this is
-needed.
+In the papers' x_t = √ᾱ ū the middle term is 2 s₀² √ᾱ div_{x_t}, as ∂/∂ū = √ᾱ ∂/∂x_t. The loss of Kawar et al. (arXiv
+2305.13128, TMLR 2024) is passed on with 2(1 − ᾱ) in its place and the target x_t/√ᾱ, which wants 2(1 − ᾱ)/√ᾱ, and their
+code has 1e-4 (1 − ᾱ) for every s₀ with the target ȳ: neither is unbiased, as the tests show. W² = 1/E[P] over the rows
+(ENSURE, Aggarwal et al. 2022) makes seldom seen modes count as much as any other. The trace is estimated by one random
+direction of signs (Hutchinson 1990). Without noise C = 0, and nothing of this is needed.
 
 The minimum is f_j(u) = E[x̄_j | u, P_j = 1]: with P = I the denoiser D itself, for σ ≥ s₀; behind masks what is right
 for images with as many holes, which whole images are not: exact only as masks hide little (docs/gsure.md).
