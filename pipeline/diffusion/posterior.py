@@ -25,7 +25,7 @@ class Posterior:
         y: (B, *out).
         noise: σ_y in the units of y: one number, one a row (B,), or one for each number of y (B, *out). Rows without
             any show in the part that A sees y itself, exactly, whatever the solver left.
-        iterations: conjugate-gradient steps; one backward pass each, and one more.
+        iterations: conjugate-gradient steps; one backward pass each, and two more.
         ridge: least σ_y²/σ² that is solved with, as a share of the variance that D states along y − A D. A learned
             ∂D/∂x has eigenvalues next to 0 or below, where no true one has any; without a ridge a step goes astray.
         bound: the largest absolute value of an image: its mean has no larger one either (None: there is none).
