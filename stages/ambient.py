@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,8 +21,9 @@ from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
+from pipeline.learning.state import differing
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
-from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
 from stages.corrupt import shape_of
 from stages.labels import classes_of, only_labels, taught
@@ -69,9 +70,8 @@ class TrainAmbient(Trains):
         backbone: the network; one whose condition is `Labels` is told the rows' labels.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
-        start: a model whose weights it begins with, and whose network it keeps (None: with fresh ones).
-        weighting: how much levels near a row's own noise count.
-        cap: the least 1 − (noise/σ)² at which rows teach is 1/cap; of `FULL` weighting.
+        start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
+        objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
     """
 
@@ -80,8 +80,7 @@ class TrainAmbient(Trains):
     fit: Fit = Fit()
     seed: int = 0
     start: Step | None = None
-    weighting: Weighting = Weighting.FULL
-    cap: float = 4.0
+    objective: Ambient = Ambient()
     unless: Step | None = None
 
     def __post_init__(self) -> None:
@@ -89,13 +88,7 @@ class TrainAmbient(Trains):
             raise ValueError("there are no rows to learn from: give a set at least")
         if self.unless is not None and self.start is None:
             raise ValueError("unless says when to stay with start: give a start, too")
-        _ = self.objective
         only_labels(self)
-
-    @property
-    def objective(self) -> Ambient:
-        """What is minimised, but for the spread of the data."""
-        return Ambient(EDM(), self.weighting, self.cap)
 
     @property
     def network(self) -> Preconditioned.Config:
@@ -114,7 +107,7 @@ class TrainAmbient(Trains):
     def run(self, at: Context) -> None:
         if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
             kept = at.open(self.start)
-            for file in (DESCRIPTION, WEIGHTS, "metrics.json"):
+            for file in {DESCRIPTION, WEIGHTS, "metrics.json"} & set(kept.names()):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
@@ -168,22 +161,27 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
     return found
 
 
-def course(parts: Sequence[Part], stage: TrainAmbient, model: Preconditioned | None, device: torch.device) -> Course:
-    """What a worker trains on parts of a mixture: `model`, or the stage's network freshly drawn from its seed."""
+def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
+    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
     key = Key(stage.seed).fold("ambient")
     if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
         raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
-    if model is None:
+    torch.manual_seed(key.fold("weights").integer())
+    if start is None:
         centre, spread = moments(parts)
-        torch.manual_seed(key.fold("weights").integer())
         model = Preconditioned.Config(parts[0][0].shape, stage.backbone, EDM(sigma_data=spread)).build()
         model.centre.copy_(centre)
-    model = model.requires_grad_(True).to(device)
+    else:
+        model = replace(start.config, backbone=stage.backbone).build()
+        if told := differing(start.state_dict(), model.state_dict(), "of start"):
+            raise ValueError(f"start has another network than backbone: {told}")
+        model.load_state_dict(start.state_dict())
+    model = model.to(device)
     mixed = banded(parts, stage.fit.levels)
     return Course(
         state=stage.fit.state(model),
         batches=reader(mixed, stage.fit, stage.seed),
-        objective=Ambient(model.config.precond, stage.weighting, stage.cap),
+        objective=replace(stage.objective, precond=model.config.precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
         key=key,

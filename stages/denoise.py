@@ -45,7 +45,7 @@ class Denoise(Stage):
     model: Step
     data: Step
     noise: float | None
-    sampler: Sampler = Heun(steps=40)
+    sampler: Sampler = Heun(steps=64)
     seed: int = 0
     batch: int = 256
     unless: Step | None = None

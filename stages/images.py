@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
 
 from pipeline.data.declared import Declared
 from pipeline.data.images import Resize
@@ -32,7 +31,7 @@ class Images:
         readers: processes that decode or corrupt images.
     """
 
-    unprefixed: ClassVar[bool] = True  # the command line has --data, not --images.data
+    unprefixed = True  # the command line has --data, not --images.data
 
     data: str = "digits"
     split: str = ""

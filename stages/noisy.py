@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from pipeline.diffusion.sample import Sampler
 from pipeline.graph import Scale, Step, step
@@ -33,7 +32,7 @@ class Harm:
         test: how many clean images are held out, to measure with.
     """
 
-    unprefixed: ClassVar[bool] = True
+    unprefixed = True
 
     clean: int = 55
     noise: float | None = 0.2

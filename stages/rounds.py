@@ -33,6 +33,7 @@ class Rounds:
         residual: the noise that restored images are still taken to hold, as a share of what they held: 0.125 is
             Ambient Dataloops (arXiv 2601.15417), 0 is SFBD.
         direct: whether noisy images also teach directly, above their own noise.
+        cap: how near to it, as in the recipe ambient; where restored images teach as well, well above is best.
         only_below: whether restored images teach only where noisy ones cannot.
     """
 
@@ -40,9 +41,10 @@ class Rounds:
     stop: bool = True
     share: float | None = None
     stochastic: bool = False
-    steps: int = 40
+    steps: int = 64
     residual: float = 0.0
     direct: bool = False
+    cap: float = 1.5
     only_below: bool = False
 
     def __post_init__(self) -> None:
@@ -50,10 +52,16 @@ class Rounds:
             raise ValueError(f"most is {self.most} and steps {self.steps}: give a round at least, and 2 steps")
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"share is {self.share}: give the clean images' share, within (0, 1)")
+        _ = self.objective  # its complaints are due now
         if not 0 <= self.residual < 1:
             raise ValueError(f"residual is {self.residual}: give the share of the noise that is left, within [0, 1)")
         if self.only_below and not self.direct:
             raise ValueError("only_below leaves other levels to the noisy images: add direct, so that they teach there")
+
+    @property
+    def objective(self) -> Ambient:
+        """What a round minimises."""
+        return Ambient(cap=self.cap)
 
     @property
     def sampler(self) -> Sampler:
@@ -79,7 +87,7 @@ def pretrain(sets: NoisySets, backbone: Backbone, fit: Fit, scale: Scale, label:
 def lessons(sets: NoisySets, restored: Step, rounds: Rounds) -> tuple[Learned, ...]:
     """What a round learns from, each set at the levels and with the weight that are its own."""
     noisy = Learned(sets.noisy, sets.noise) if rounds.direct else None
-    below = Ambient().least(sets.level) if rounds.only_below else None
+    below = rounds.objective.least(sets.level) if rounds.only_below else None
     found = [Learned(restored, rounds.residual * sets.level if rounds.residual else 0.0, below=below)]
     found += [] if noisy is None else [noisy]
     if rounds.share is not None:
@@ -108,7 +116,7 @@ def deconvolve(
         restored.append(step(asked, f"{at}/restored", scale))
         start = model if isinstance(model.stage, TrainAmbient) else None
         rows = lessons(sets, restored[-1], rounds)
-        learned = TrainAmbient(rows, backbone, fit, seed + 1, start, unless=told)
+        learned = TrainAmbient(rows, backbone, fit, seed + 1, start, rounds.objective, told)
         model = step(learned, at, scale)
         models.append(model)
         if rounds.stop:

@@ -59,13 +59,22 @@ class Ambient(Objective):
 
     def loss(self, D: Denoiser, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); the scalar `mse` is the unweighted one, of y. Every σ lies above its floor."""
+        x, known = self.noised(batch, sigma, drawn)
+        return self.judged(D(x, sigma, batch.cond), x, known, batch, sigma)
+
+    def noised(self, batch: Batch, sigma: Tensor, drawn: Draws) -> tuple[Tensor, Tensor]:
+        """X = y + √(σ² − s²) z' (B, *) and k = s²/σ² (B,)."""
         y = batch.x
         floor = torch.zeros_like(sigma) if batch.floor is None else batch.floor
-        x = y + expand((sigma**2 - floor**2).clamp_min(0).sqrt(), y) * drawn["noise"]
-        known = (floor / sigma) ** 2
-        guess = expand(1 - known, y) * D(x, sigma, batch.cond) + expand(known, y) * x
-        mse = ((guess - y) ** 2).flatten(1).mean(1)
+        return y + expand((sigma**2 - floor**2).clamp_min(0).sqrt(), y) * drawn["noise"], (floor / sigma) ** 2
+
+    def judged(self, guess: Tensor, x: Tensor, known: Tensor, batch: Batch, sigma: Tensor) -> Loss:
+        """The loss of a guess D(x, σ) of x₀ (B, *)."""
+        y = batch.x
+        mse = ((expand(1 - known, y) * guess + expand(known, y) * x - y) ** 2).flatten(1).mean(1)
+        return Loss(self.weigh(sigma, known) * mse, {"mse": mse.detach().mean()})
+
+    def weigh(self, sigma: Tensor, known: Tensor) -> Tensor:
+        """w(σ) u (B,) of rows of which so much is known."""
         weight = self.precond.weight(sigma)
-        if self.weighting is Weighting.FULL:
-            weight = weight * (1 / (1 - known)).clamp(max=self.cap) ** 2
-        return Loss(weight * mse, {"mse": mse.detach().mean()})
+        return weight * (1 / (1 - known)).clamp(max=self.cap) ** 2 if self.weighting is Weighting.FULL else weight

@@ -26,7 +26,8 @@ class Batch:
 
     x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None. Rows of noisy data
     say with `floor` (B,) how much white noise x holds (None: none), and with `sigma` (B,) the levels, above their
-    floors, at which they are to be looked at (None: the loop draws them).
+    floors, at which they are to be looked at (None: the loop draws them). `mask` (B, *) of bools is True where x was
+    seen (None: everywhere).
     """
 
     x: Tensor
@@ -36,6 +37,7 @@ class Batch:
     total: int | None = None
     floor: Tensor | None = None
     sigma: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0 or self.offset + len(self.x) > self.whole:
@@ -58,9 +60,9 @@ class Batch:
         z = torch.randn(shape, generator=key.torch(self.x.device), device=self.x.device, dtype=self.x.dtype)
         return z[self.offset : self.offset + len(self)]
 
-    def uniform(self, key: Key) -> Tensor:
-        """One number in [0, 1) for each row (B,), drawn for the global batch like `normal`, on x's device."""
-        drawn = torch.rand(self.whole, generator=key.torch(self.x.device), device=self.x.device)
+    def uniform(self, key: Key, shape: tuple[int, ...] = ()) -> Tensor:
+        """Numbers in [0, 1) for each row (B, *shape), drawn for the global batch like `normal`, on x's device."""
+        drawn = torch.rand((self.whole, *shape), generator=key.torch(self.x.device), device=self.x.device)
         return drawn[self.offset : self.offset + len(self)]
 
     def to(self, device: str | torch.device) -> Batch:

@@ -11,7 +11,8 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Heun, Sampler
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.judging import Judging
-from pipeline.objectives.ambient import Weighting
+from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
 from stages.images import Images
 from stages.noisy import Harm, noisy_sets
@@ -23,6 +24,7 @@ def ambient(
     harm: Harm = Harm(),
     weighting: Weighting = Weighting.FULL,
     cap: float = 4.0,
+    consistency: float = 0.0,
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -41,6 +43,8 @@ def ambient(
         harm: which of them are noisy.
         weighting: whether noise levels near that of a row count fully or fade out.
         cap: how near, with full weight: noise levels at which noise² makes up less than 1 − 1/cap of σ².
+        consistency: weight of consistency along the reverse diffusion, which teaches below the noise of all rows where
+            no clean image does; 0: nothing does, and samples of noisy images alone end at their noise.
         ceiling: also train on the same images without noise, which shows how far there is to go.
         samples: how many images each model draws, to be judged.
         seed: of every random choice.
@@ -54,8 +58,10 @@ def ambient(
     """
     sets = noisy_sets(images, harm, seed)
     rows = (Learned(sets.noisy, sets.noise), *((Learned(sets.clean),) if sets.clean else ()))
-    asked = TrainAmbient(rows, backbone, fit, seed, weighting=weighting, cap=cap)
-    least = 0.0 if sets.clean else asked.objective.least(sets.level)
+    plain = Ambient(weighting=weighting, cap=cap)
+    learns = Consistent(weighting=weighting, cap=cap, weight=consistency) if consistency else plain
+    asked = TrainAmbient(rows, backbone, fit, seed, objective=learns)
+    least = 0.0 if sets.clean or consistency else plain.least(sets.level)
     models = {"ambient": (step(asked, "model", scale, (sets.census,)), least)}
     if sets.clean is not None:
         alone = Train(sets.clean, clean_backbone, clean_fit, seed)
