@@ -97,22 +97,26 @@ class NoisySets:
         sampler: Sampler,
         judging: Judging,
         scale: Scale,
+        learned: Step | None = None,
+        also: Mapping[str, Step] | None = None,
     ) -> Step:
         """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
 
-        Samples end at that σ with what the model makes of it: truncated sampling.
+        Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
+        (the clean images, if not given), and what is in `also` is judged like samples.
         """
         wide, one = self.images.wide, replace(scale, workers=1)
-        learned = self.unharmed or self.clean or self.noisy
-        how, eye = extractor(judging, self.images.shape, lambda: learned, self.test, one)
+        taught = self.unharmed or self.clean or self.noisy
+        how, eye = extractor(judging, self.images.shape, lambda: taught, self.test, one)
         contestants = []
         for name, (model, least) in models.items():
             drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
             drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
             measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
             contestants.append(Contestant(name, measured, drawn))
-        drawn = tuple(Drawn(c.name, c.samples) for c in contestants)
-        judged = step(Judge(drawn, self.test, self.clean or self.noisy, how, eye), "judge", wide)
+        drawn = [Drawn(c.name, c.samples) for c in contestants]
+        drawn += [Drawn(name, made) for name, made in (also or {}).items()]
+        judged = step(Judge(tuple(drawn), self.test, learned or self.clean or self.noisy, how, eye), "judge", wide)
         given = {"clean": self.clean, "noisy": self.noisy, **shown}
         pictures = tuple(Shown(name, data) for name, data in given.items() if data is not None)
         ceiling = "all clean" if "all clean" in models else None

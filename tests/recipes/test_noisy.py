@@ -23,10 +23,9 @@ from pipeline.diffusion.exact import Gaussian
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.diffusion.sample import Ancestral, Heun
 from pipeline.graph import Context, Scale, Stage, step
-from pipeline.learning.weights import pack, unpack
+from pipeline.learning.weights import pack
 from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.store import Store
-from stages.__main__ import main
 from stages.ambient import Learned, TrainAmbient, course, divided, moments, whole
 from stages.corrupt import load
 from stages.denoise import Denoise, _denoise
@@ -324,7 +323,7 @@ def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
         for seed, value in enumerate(values):
             found = step(Measured(value))
             trials.append(Trial(method, seed, found, step(Rows()), found, 100))
-    target = step(Versus("It", tuple(trials), "a", "c"))
+    target = step(Versus("It", tuple(trials), ("a",), "c"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.versus._first", lambda data: b"")
         quiet = SimpleNamespace(metrics=lambda *a, **k: None, picture=lambda *a: None)
@@ -340,30 +339,4 @@ def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
     page = store.artifact(target.address).read("report.html").decode()
     assert "Over 3 seeds b has the lowest held-out denoising error: 0.7333" in page
     with pytest.raises(ValueError, match="same seeds"):
-        Versus("It", tuple(trials[1:]), "a")
-
-
-SMALL = [
-    *("--clean", "40", "--test", "60", "--samples", "20"),
-    *("--backbone", "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"),
-]
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_toy_sfbd_goes_through_its_rounds_and_ends_with_the_best(one_ray, tmp_path, capsys):
-    words = ["run", "sfbd", "--store", str(tmp_path / "runs"), "--json", "--count", "200", "--rounds.most", "2", *SMALL]
-    words += ["--set", "fit.images=1280", "--set", "clean_fit.images=1280"]
-    assert main(words) == 0
-    said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {"denoising_error/sfbd", "denoising_error/clean only", "ratio"} <= said["metrics"].keys()
-    store = Store(str(tmp_path / "runs"))
-    refs = {name: store.artifact(address) for name, address in store.refs().items()}
-    told = refs["sfbd/round/2/proximal"].json("proximal.json")
-    chosen, best = (unpack(refs[f"sfbd/{at}"].read) for at in ("round", f"round/{told['round'] + 1}"))
-    for found, given in zip(chosen.state_dict().values(), best.state_dict().values(), strict=True):
-        assert torch.equal(found, given)
-    restored, noisy = (load(refs[f"sfbd/{at}"]) for at in ("round/1/restored", "data/noisy"))
-    assert sorted(restored.ids) == sorted(noisy.ids)
-    assert main(words) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"]["run"] == 0
+        Versus("It", tuple(trials[1:]), ("a",))
