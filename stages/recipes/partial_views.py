@@ -206,7 +206,7 @@ def partial_views(
     shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     first = list(seen)
     for n in range(rounds):
-        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", one)
+        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", scale)
         completed = [
             step(Restore(combined, d, v.map, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
             for v, d in zip(chosen, harmed, strict=True)
@@ -218,7 +218,7 @@ def partial_views(
         seen = [Seen(Identity(shape), models["completed"]), *first]
     if rounds:
         names.insert(0, "completed")
-    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), "base", one)
+    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), "base", scale)
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models
