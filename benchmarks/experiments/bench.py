@@ -43,6 +43,7 @@ from pipeline.metrics.features import Extract
 from pipeline.metrics.frechet import frechet
 from pipeline.metrics.moments import Moments
 from pipeline.objectives.denoising import Denoising
+from pipeline.objectives.distillation import Distillation
 from pipeline.objectives.residual import ResidualDenoising
 from pipeline.physics.linear import LinearMap
 from stages.train import Fit, reader
@@ -132,14 +133,15 @@ def divided(every: Examples, seed: int) -> Sets:
     return Sets(every.take(fixed[cut:]), every.take(order))
 
 
-def learned(rows: Examples, backbone: Backbone, how: Fit, seed: int) -> Network:
-    """A denoiser of the rows."""
+def learned(rows: Examples, backbone: Backbone, how: Fit, seed: int, teacher: nn.Module | None = None) -> Network:
+    """A denoiser of the rows, or one that answers as the teacher does near them."""
     centre, spread = InMemory(rows).moments()
     torch.manual_seed(Key(seed).fold("weights").integer())
     model = Preconditioned.Config(rows.shape, backbone, EDM(spread)).build()
     model.centre.copy_(centre)
     state, levels = how.state(model), how.levels
-    fit(state, reader(rows, how, seed)(0, 0, 1), Denoising(EDM(spread)), levels, how.clock, Key(seed))
+    objective = Denoising(EDM(spread)) if teacher is None else Distillation(teacher, EDM(spread))
+    fit(state, reader(rows, how, seed)(0, 0, 1), objective, levels, how.clock, Key(seed))
     return state.result().requires_grad_(False)  # pyright: ignore[reportReturnType]
 
 
@@ -197,12 +199,17 @@ def eye(sets: Sets) -> Extract:
     return extract
 
 
+def drawn(D: nn.Module, shape: tuple[int, ...], count: int, seed: int) -> Tensor:
+    """Samples of D (count, *shape) in [-1, 1]."""
+    keys = [Key(seed).fold("sample", i) for i in range(count)]
+    sampler = Heun(steps=18, sigma_min=0.02, sigma_max=20.0)
+    noise = normal(shape, [key.numpy() for key in keys]) * sampler.sigma_max
+    return sampler(D, noise, keys=keys).clamp(-1, 1)
+
+
 def distance(D: nn.Module, test: Examples, extract: Extract, seed: int) -> float:
     """The Fréchet distance of as many samples of D as there are test images."""
-    keys = [Key(seed).fold("sample", i) for i in range(len(test))]
-    sampler = Heun(steps=18, sigma_min=0.02, sigma_max=20.0)
-    noise = normal(test.shape, [key.numpy() for key in keys], torch.device("cpu")) * sampler.sigma_max
-    made = sampler(D, noise, keys=keys).clamp(-1, 1)
+    made = drawn(D, test.shape, len(test), seed)
     return frechet(Moments.of(extract(made)), Moments.of(extract(test.x())))
 
 

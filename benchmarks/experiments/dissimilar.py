@@ -68,11 +68,11 @@ def _told(base: Base, held: Examples, test: Examples, seed: int) -> dict[str, fl
 def independent(sets: Sets, family: Family, seed: int, found: Rows) -> None:
     """Errors on the digits, with and without a patch beside them, and what the residual does to the patch."""
     test, rest = (_beside(part, Key(seed).fold("patch", i)) for i, part in enumerate((sets.test, sets.rest)))
-    wide, x0 = Sets(test, rest), test.x()
-    few, held = wide.clean(CLEAN)
+    broad, x0 = Sets(test, rest), test.x()
+    few, held = broad.clean(CLEAN)
     crops = [Crop(few.shape, 0, at, 8, width) for at, width in ((0, 5), (3, 5), (SIDE, 4))]
     views: list[View] = [
-        (A, learned(wide.rows(CLEAN + k * EACH, EACH, A), family.view, family.view_fit, seed))
+        (A, learned(broad.rows(CLEAN + k * EACH, EACH, A), family.view, family.view_fit, seed))
         for k, A in enumerate(crops)
     ]
     alone: list[View] = [(Crop((1, 8, SIDE), 0, A.left, 8, 5), model) for A, (_, model) in zip(crops[:2], views)]
@@ -85,8 +85,8 @@ def independent(sets: Sets, family: Family, seed: int, found: Rows) -> None:
         errors = {}
         for what, D in (("error", composed), ("base", composed.base)):
 
-            def digits(x: Tensor, sigma: Tensor, cond: Tensor | None = None, D: nn.Module = D) -> Tensor:
-                mine = D(x if name == "with it" else x[..., :SIDE], sigma)
+            def digits(x: Tensor, sigma: Tensor, cond=None, D: nn.Module = D, wide: bool = name == "with it") -> Tensor:
+                mine = D(x if wide else x[..., :SIDE], sigma)
                 return torch.cat([mine[..., :SIDE], x0[..., SIDE:]], -1)
 
             errors[what] = DenoisingError(batch=len(x0))(digits, x0, test.ids)[0] * (SIDE + 4) / SIDE
