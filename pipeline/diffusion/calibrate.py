@@ -44,6 +44,7 @@ class Sums:
 
 RIDGE = 1e-3
 FOLDS = 10
+GATE_DRAWS = 32  # noise draws an image by which gates are measured
 PIECE = 64  # images whose sums are added up by themselves, so that they are the same numbers wherever that is done
 T = TypeVar("T")
 Measure = Callable[[Tensor, Tensor, Tensor], list[Tensor]]

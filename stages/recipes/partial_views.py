@@ -236,7 +236,7 @@ def partial_views(
         contestants.append(Contestant(name, step(Evaluate(model, held), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
     # What chooses among options must not be the test images, which say what the choice was worth.
-    chooses = Evaluate(composed, judges, error=DenoisingError(draws=8))
+    chooses = Evaluate(composed, judges, DenoisingError(draws=8), crossed=residual.gate)
     return step(
         Compare(
             title="Diffusion from partial views",
