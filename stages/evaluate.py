@@ -84,7 +84,7 @@ def crossed(D: Composed, error: DenoisingError, x0: Tensor, ids: Sequence[str]) 
     each = torch.zeros(len(x0), error.levels, dtype=torch.float64)
     halves = torch.arange(len(x0)).chunk(2)
     for mine, other in (halves, halves[::-1]):
-        theirs = [ids[i] for i in other.tolist()]
+        theirs = [ids[int(i)] for i in other]
         D.gate.copy_(gates(D.base, D.residual, x0[other], theirs, Key(error.seed).fold("crossed"), draws=GATE_DRAWS))
-        each[mine] = error.each(D, x0[mine], [ids[i] for i in mine.tolist()])
+        each[mine] = error.each(D, x0[mine], [ids[int(i)] for i in mine])
     return each

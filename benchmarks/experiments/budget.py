@@ -4,7 +4,7 @@
 
 Processor seconds of each view's model, of calibration and of the residual, with 128 clean digits; the held-out error
 of what comes of them, of clean-only at its own budget, and of clean-only, as wide and twice as wide, trained as long as
-all parts of the composition together. The composed model then teaches one network, from 2,000 of its samples and the
+all parts of the composition together. The composed model then teaches one network, from 1,000 of its samples and the
 clean images: its error, and the seconds that 256 samples take of either.
 """
 
@@ -26,7 +26,7 @@ from pipeline.diffusion.combine import Mode
 from stages.recipes.partial_views import default_views
 from stages.train import Fit
 
-CLEAN, EACH, L2, TEACHES, SAMPLES = 128, 320, 3.0, 2_000, 256
+CLEAN, EACH, L2, TEACHES, SAMPLES = 128, 320, 3.0, 1_000, 256
 ORDER = (
     *("left", "right", "pooled", "calibration", "residual", "composed, all parts", "clean only"),
     *("clean only, as long", "clean only, as long and twice as wide", "distilled"),
@@ -74,7 +74,7 @@ def measure(sets: Sets, family: Family, seed: int, found: Rows) -> None:
 
     asked, made = timed(lambda: bench.drawn(composed, shape, TEACHES, seed + 1))
     rows = Examples.from_x([*few.ids, *(f"drawn-{i}" for i in range(TEACHES))], torch.cat([few.x(), asked]))
-    backbone, how = mlp.Config(dropout=0.0), replace(family.view_fit, images=192_000)
+    backbone, how = mlp.Config(dropout=0.0), replace(family.view_fit, images=96_000)
     pupil, took = timed(lambda: learned(rows, backbone, how, seed, composed))
     drawing = [timed(lambda D=D: bench.drawn(D, shape, SAMPLES, seed))[1] for D in (composed, pupil)]
     add("distilled", made + took, error=bench.error(pupil, sets.test), sampling=drawing[1] / drawing[0])
