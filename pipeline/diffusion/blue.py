@@ -28,7 +28,8 @@ def common(maps: Sequence[LinearMap]) -> Tensor:
     """tr(P_k P_l) (K, K), float64: how many directions two views share, if they share whole ones."""
     n = torch.Size(maps[0].in_shape).numel()
     found = torch.zeros(len(maps), len(maps), dtype=torch.float64)
-    for rows in torch.eye(n, dtype=torch.float64).reshape(n, *maps[0].in_shape).split(256):
+    for entries in torch.arange(n).split(256):
+        rows = torch.nn.functional.one_hot(entries, n).double().reshape(-1, *maps[0].in_shape)
         seen = torch.stack([A.adjoint(A(rows)).flatten() for A in maps])
         found += seen @ seen.T
     return found
