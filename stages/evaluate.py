@@ -27,9 +27,10 @@ from stages.labels import classes_of
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels is told those of the test images. Samples are judged by `stages/judge.py`. `crossed`: the
-    gates of a composed model were measured on these images; those of each half are measured on the other half instead,
-    so that no image judges gates that it opened itself.
+    A model that takes labels is told those of the test images. Below `least`, to which it was trained, it is asked as
+    at `least`. Samples are judged by `stages/judge.py`. `crossed`: the gates of a composed model were measured on these
+    images; those of each half are measured on the other half instead, so that no image judges gates that it opened
+    itself.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -37,6 +38,7 @@ class Evaluate(Stage):
     model: Step
     test: Step
     error: DenoisingError = DenoisingError()
+    least: float = 0.0
     crossed: bool = False
 
     def run(self, at: Context) -> None:
@@ -58,12 +60,17 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any
         raise ValueError(
             f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
         )
+
+    def above(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+        return D(x, sigma.clamp_min(stage.least), cond)
+
     if stage.crossed and isinstance(D, Composed):
         each = crossed(D, stage.error, x0, held.ids)
     else:
-        each = stage.error.each(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
+        each = stage.error.each(above, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
     total = mean(stage.error.integral(each).tolist())
     card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
+    card |= {"least": stage.least} if stage.least else {}
     card |= {"gates": "of each half of the images by the other half"} if stage.crossed else {}
     return {
         "denoising_error": total.value,

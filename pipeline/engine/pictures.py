@@ -85,11 +85,17 @@ def curves(
     return _png(figure)
 
 
-def bars(values: Mapping[str, float], x_label: str) -> bytes:
-    """One horizontal bar a name, with its number."""
+def bars(
+    values: Mapping[str, float], x_label: str, ends: Mapping[str, tuple[float | None, float | None]] | None = None
+) -> bytes:
+    """One horizontal bar a name, with its number and, where there are any, the ends of its interval."""
     figure = _figure(height=0.6 + 0.42 * len(values))
     axes = figure.add_subplot()
     drawn = axes.barh(list(values), list(values.values()), color="#4477aa")
+    for row, (name, value) in enumerate(values.items()):
+        low, high = (ends or {}).get(name, (None, None))
+        if low is not None and high is not None:
+            axes.errorbar(value, row, xerr=[[value - low], [high - value]], color="black", capsize=3, linewidth=1)
     axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
     axes.margins(x=0.12)
     axes.invert_yaxis()
