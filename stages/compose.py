@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -28,6 +29,8 @@ from pipeline.diffusion.calibrate import (
 )
 from pipeline.diffusion.combine import Mode, resolve
 from pipeline.diffusion.compose import Base, View
+from pipeline.diffusion.denoiser import Trained
+from pipeline.diffusion.told import Asked, Told
 from pipeline.engine import cluster
 from pipeline.engine.tasks import each
 from pipeline.graph import Context, Stage, Step
@@ -43,10 +46,14 @@ log = logging.getLogger("kintsugi")
 
 @dataclass(frozen=True)
 class Seen:
-    """A view and the model of what it shows."""
+    """A view and the model of what it shows, or one that is told which of many it is asked at (`TrainTold`).
+
+    Below σ = `least` the model is not heard.
+    """
 
     map: LinearMap
     model: Step
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,18 @@ class Combine(Stage):
     @property
     def untrained(self) -> Base.Config:
         """What it makes, but for what the models have learned by then."""
-        views = tuple(View(view.map, view.model.stage.network) for view in self.views)  # pyright: ignore[reportAttributeAccessIssue]
-        return Base.Config(shape_of(self.clean), views, self.bins, self.mode)
+        networks = [view.model.stage.network for view in self.views]  # pyright: ignore[reportAttributeAccessIssue]
+        return Base.Config(shape_of(self.clean), self.parts(networks), self.bins, self.mode)
+
+    def parts(self, networks: Sequence[Trained]) -> tuple[View, ...]:
+        """The views with their models, of which views that follow one another share one that is told."""
+        found, last = [], None
+        for view, network in zip(self.views, networks, strict=True):
+            if isinstance(network, Told.Config):
+                shared, last = last == view.model.fingerprint, view.model.fingerprint
+                network = Asked.Config(view.map, None if shared else network, network.telling)
+            found.append(View(view.map, network, view.least))
+        return tuple(found)
 
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]
@@ -116,13 +133,12 @@ class Source:
 
     def base(self, device: str) -> Base:
         """Uncalibrated."""
-        trained = [unpack(model.read, device) for model in self.models]
-        stage = self.stage
-        views = tuple(View(view.map, model.config) for view, model in zip(stage.views, trained, strict=True))
-        shape = load(self.clean).shape
+        once, stage = {model.address: model for model in self.models}, self.stage
+        opened = {address: unpack(model.read, device) for address, model in once.items()}
+        trained = [opened[model.address] for model in self.models]
+        views, shape = stage.parts([model.config for model in trained]), load(self.clean).shape
         base = Base.Config(shape, views, stage.bins, stage.mode).build().eval().requires_grad_(False).to(device)
-        for mine, model in zip(base.models, trained, strict=True):
-            mine.load_state_dict(model.state_dict())
+        base.take(trained)
         return base
 
 

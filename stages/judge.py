@@ -223,9 +223,12 @@ def _near(eye: Eye, learned: Artifact, out: Place, shards: tuple[int, ...]) -> N
 
 
 def _picture(learned: Artifact, item: tuple[int, tuple[Artifact, np.ndarray, np.ndarray]]) -> tuple[int, bytes]:
-    """Rows of a set, and below each the row of `learned` that is nearest."""
+    """Rows of a set, and below each the row of `learned` that is nearest; of clips a line each."""
     i, (data, mine, theirs) = item
-    return i, grid(pixels(np.concatenate([_rows(data, mine), _rows(learned, theirs)])), columns=len(mine))
+    above, below = _rows(data, mine), _rows(learned, theirs)
+    clips = above.ndim == 5
+    rows = np.stack([above, below], 1).reshape(-1, *above.shape[1:]) if clips else np.concatenate([above, below])
+    return i, grid(pixels(rows), columns=len(mine))
 
 
 def _rows(data: Artifact, numbers: np.ndarray) -> np.ndarray:

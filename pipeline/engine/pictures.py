@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CLIPS = 8  # shown of many
+
+
 def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> bytes:
     """Images (N, C, H, W) uint8 side by side on white, each pixel `scale` wide (None: about 48 in all).
 
-    Three channels are RGB; of any other number the first is shown, in grey.
+    Of clips (N, C, T, H, W) there are fewer, a line each. Three channels are RGB; of any other number the first is
+    shown, in grey.
     """
     from PIL import Image
 
+    if images.ndim == 5:
+        columns = images.shape[2]
+        images = images[:CLIPS].swapaxes(1, 2).reshape(-1, images.shape[1], *images.shape[3:])
     count, channels, height, width = images.shape
     scale = scale or max(1, round(48 / max(height, width)))
     columns = min(columns, count)
