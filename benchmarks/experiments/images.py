@@ -154,9 +154,9 @@ def verdict(found: Rows) -> None:
             cells.append(f"{statistics.mean(ratios):.3f}, {max(ratios):.3f}" if ratios else "")
         print(f"| {name} | {' | '.join(cells)} |")
     curve = [(math.log2(n), statistics.mean(values(found, "error", CLEAN, n))) for n in all_counts]
-    print(
-        "\n| clean images that clean only needs for the same error, over those given | " + " | ".join(map(str, counts))
-    )
+    given = " | ".join(map(str, counts))
+    print(f"\n| clean images that clean only needs for the same error, over those given | {given} |")
+    print("| --- |" + " --- |" * len(counts))
     for name in (LS, BOUND, BEST):
         cells = []
         for count in counts:
