@@ -21,7 +21,7 @@ from pipeline.learning.weights import pack, unpack
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
 from stages.corrupt import load, shape_of
-from stages.labels import classes_of
+from stages.told import condition_of
 
 log = logging.getLogger("kintsugi")
 
@@ -60,8 +60,8 @@ class Combine(Stage):
 
     def __post_init__(self) -> None:
         resolve(self.mode, [view.map for view in self.views])
-        if any(classes_of(view.model.stage) for view in self.views):
-            raise ValueError("models are combined without labels: leave condition out of the views' backbones")
+        if any(condition_of(view.model.stage) for view in self.views):
+            raise ValueError("models are combined without conditions: leave them out of the views' backbones")
 
     @property
     def untrained(self) -> Base.Config:

@@ -15,14 +15,15 @@ from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
 from stages.corrupt import load
-from stages.labels import classes_of
+from stages.told import cond_of, condition_of
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels is told those of the test images. Samples are judged by `stages/judge.py`.
+    A model that takes labels, captions or embeddings is told those of the test images. Samples are judged by
+    `stages/judge.py`.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -45,12 +46,11 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any
         raise ValueError(
             f"the model makes images {tuple(D.config.shape)}, the test images are {held.shape}: name others"
         )
-    x0, classes = held.x().to(device), classes_of(D.config)
-    if classes and not ((held.label >= 0) & (held.label < classes)).all():
-        raise ValueError(
-            f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
-        )
-    each = stage.error.each(D, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
+    x0, condition, cond = held.x().to(device), condition_of(D.config), cond_of(D.config, held)
+    if condition is not None and cond is not None and bool(condition.untold(cond).all()):
+        what = condition.column.removeprefix("operator.")
+        raise ValueError(f"the model is told of a {what} and no test image has one: give test images that have")
+    each = stage.error.each(D, x0, held.ids, None if cond is None else cond.to(device))
     total = mean(stage.error.integral(each).tolist())
     card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
     return {

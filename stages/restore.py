@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from pipeline.data.damaged import EMBEDDING
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
@@ -19,7 +20,7 @@ from pipeline.keys import Key
 from pipeline.learning.weights import unpack
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
-from stages.labels import classes_of
+from stages.told import cond_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Restore(Stage):
     """Rows x ~ p(x₀ | A x₀ = y) for every row y of `data`, by posterior sampling; A x = y holds for each of them.
 
     Args:
-        model: a denoiser of whole images, which is told the rows' labels where it takes any.
+        model: a denoiser of whole images, which is told the rows' labels, captions or embeddings where it takes any.
         data: rows that were seen through `map`, without noise.
         map: the view A.
         draws: images a row; they have the row's id and their number.
@@ -69,12 +70,13 @@ def _restore(stage: Restore, model: Artifact, data: Artifact, piece: tuple[int, 
     i, draw = piece
     device = "cuda" if torch.cuda.is_available() else "cpu"
     D, rows = unpack(model.read, device), read_shard(data.file(name(i)), name(i))
-    done = []
+    done, told = [], cond_of(D.config, rows)
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))
         keys = [Key(stage.seed).fold("restore", rows.ids[k]).fold("draw", draw) for k in at]
         x = normal(stage.map.in_shape, [key.fold("start").numpy() for key in keys], device) * stage.sampler.sigma_max
-        cond = torch.from_numpy(rows.label[at]).to(device) if classes_of(D.config) else None
+        cond = None if told is None else told[at].to(device)
         done.append(stage.sampler(Posterior(D, stage.map, rows.x(at).to(device)), x, cond=cond, keys=keys).cpu())
     ids = [f"{text}~{draw}" for text in rows.ids]
-    return Examples.from_x(ids, torch.cat(done), rows.label, caption=rows.caption), {}
+    kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
+    return Examples.from_x(ids, torch.cat(done), rows.label, kept, caption=rows.caption), {}
