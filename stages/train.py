@@ -255,14 +255,17 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = ()) -> Read
 def reader(
     rows: Reader | Examples, fit: Fit, seed: int, condition: Condition | None = None
 ) -> Callable[[int, int, int], Iterator[Batch]]:
-    """`batches(start, rank, world)` of a course: keyed order, shifts and conditions, the same for every world size."""
+    """`batches(start, rank, world)` of a course: keyed order, shifts and conditions, the same for every world size.
+
+    Images of 8 bits stay so, a quarter as much to move, until they are on the device.
+    """
     source = InMemory(rows) if isinstance(rows, Examples) else rows
     turn = Augment()
 
     def stream(start: int, rank: int, world: int) -> Iterator[Batch]:
         share = fit.batch // world
         for k, part in enumerate(source.batches(fit.batch, seed, start, rank, world)):
-            x, at, cond = part.x(), start + k * fit.batch, None
+            x, at, cond = part.packed(), start + k * fit.batch, None
             if fit.shift:
                 x = shifted(x, fit.shift, Key(seed).fold("shift", at), rank * share, fit.batch)
             if fit.dihedral:

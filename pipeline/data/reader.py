@@ -46,6 +46,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def packed(self) -> Tensor:
+        """(B, *) uint8, of which x is u/127.5 − 1, or x."""
+        import torch
+
+        return torch.from_numpy(self.images) if self.images.dtype == np.uint8 else self.x()
+
     def x(self) -> Tensor:
         """(B, *) float32: u/127.5 − 1 of uint8, others as they are."""
         import torch
