@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.config import nearest
+from pipeline.diffusion.combine import visible
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
@@ -16,6 +19,7 @@ from pipeline.metrics.judging import ORDER
 from pipeline.store import Artifact
 from stages import views_page
 from stages.census_page import summary
+from stages.compose import Seen
 from stages.corrupt import load
 from stages.judge import flat
 from stages.judgement_page import between, judgements
@@ -165,7 +169,16 @@ class Compare(Stage):
             return []
         base, needs = at.open(self.base), at.open(self.base).manifest["needs"]
         models = [at.store.artifact(needs[f"views.{k}.model"]) for k in range(len(self.names))]
-        return views_page.sections(base, at.open(self.calibration), models, self.names)
+        views, *others = views_page.sections(base, at.open(self.calibration), models, self.names)
+        parts: Sequence[Seen] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
+        picture = (f"in white what each sees: {', '.join(self.names)}", seen_by(parts))
+        return [replace(views, pictures=[picture, *views.pictures]), *others]
+
+
+def seen_by(parts: Sequence[Seen]) -> bytes:
+    """A picture for each part of a combination: how much of every pixel it sees, on average over the channels."""
+    shares = torch.stack([visible(part.map).mean(0) for part in parts])
+    return grid((255 * shares).round().clamp(0, 255).to(torch.uint8)[:, None].numpy())
 
 
 def _first(data: Artifact) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,24 +15,30 @@ from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.calibrate import calibrate_base, fill
 from pipeline.diffusion.combine import Mode, resolve
 from pipeline.diffusion.compose import Base, View
+from pipeline.diffusion.denoiser import Trained
+from pipeline.diffusion.told import Asked, Told
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.weights import pack, unpack
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
+from stages.conditioned import condition_of
 from stages.corrupt import load, shape_of
-from stages.told import condition_of
 
 log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A view and the model of what it shows."""
+    """A view and the model of what it shows, or one that is told which of many it is asked at (`TrainTold`).
+
+    Below σ = `least` the model is not heard.
+    """
 
     map: LinearMap
     model: Step
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,18 @@ class Combine(Stage):
     @property
     def untrained(self) -> Base.Config:
         """What it makes, but for what the models have learned by then."""
-        views = tuple(View(view.map, view.model.stage.network) for view in self.views)  # pyright: ignore[reportAttributeAccessIssue]
-        return Base.Config(shape_of(self.clean), views, self.bins, self.mode)
+        networks = [view.model.stage.network for view in self.views]  # pyright: ignore[reportAttributeAccessIssue]
+        return Base.Config(shape_of(self.clean), self.parts(networks), self.bins, self.mode)
+
+    def parts(self, networks: Sequence[Trained]) -> tuple[View, ...]:
+        """The views with their models, of which views that follow one another share one that is told."""
+        found, last = [], None
+        for view, network in zip(self.views, networks, strict=True):
+            if isinstance(network, Told.Config):
+                shared, last = last == view.model.fingerprint, view.model.fingerprint
+                network = Asked.Config(view.map, None if shared else network, network.telling)
+            found.append(View(view.map, network, view.least))
+        return tuple(found)
 
     def run(self, at: Context) -> None:
         models = [at.open(view.model) for view in self.views]
@@ -83,12 +100,13 @@ def _combine(
     stage: Combine, models: list[Artifact], clean: Artifact, held: Artifact
 ) -> tuple[dict[str, bytes], dict[str, object]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trained = [unpack(model.read, device) for model in models]
+    once = {model.address: model for model in models}
+    opened = {address: unpack(model.read, device) for address, model in once.items()}
+    trained = [opened[model.address] for model in models]
     full, judge = load(clean), load(held)
-    views = tuple(View(view.map, model.config) for view, model in zip(stage.views, trained, strict=True))
+    views = stage.parts([model.config for model in trained])
     base = Base.Config(full.shape, views, stage.bins, stage.mode).build().eval().requires_grad_(False).to(device)
-    for mine, model in zip(base.models, trained, strict=True):
-        mine.load_state_dict(model.state_dict())
+    base.take(trained)
     found: dict[str, object] = dict(fill(base, full.x().to(device)))
     key = Key(stage.seed).fold("base")
     calibrate_base(base, judge.x().to(device), judge.ids, key, stage.draws)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
@@ -14,16 +15,16 @@ from pipeline.learning.weights import unpack
 from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
+from stages.conditioned import cond_of, condition_of
 from stages.corrupt import load
-from stages.told import cond_of, condition_of
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels, captions or embeddings is told those of the test images. Samples are judged by
-    `stages/judge.py`.
+    A model that takes labels, captions or embeddings is told those of the test images. Below `least`, to which it was
+    trained, it is asked as at `least`. Samples are judged by `stages/judge.py`.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -31,6 +32,7 @@ class Evaluate(Stage):
     model: Step
     test: Step
     error: DenoisingError = DenoisingError()
+    least: float = 0.0
 
     def run(self, at: Context) -> None:
         found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test))
@@ -46,13 +48,18 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any
         raise ValueError(
             f"the model makes images {tuple(D.config.shape)}, the test images are {held.shape}: name others"
         )
-    x0, condition, cond = held.x().to(device), condition_of(D.config), cond_of(D.config, held)
-    if condition is not None and cond is not None and bool(condition.untold(cond).all()):
+    x0, condition, told = held.x().to(device), condition_of(D.config), cond_of(D.config, held)
+    if condition is not None and told is not None and bool(condition.untold(told).all()):
         what = condition.column.removeprefix("operator.")
         raise ValueError(f"the model is told of a {what} and no test image has one: give test images that have")
-    each = stage.error.each(D, x0, held.ids, None if cond is None else cond.to(device))
+
+    def above(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+        return D(x, sigma.clamp_min(stage.least), cond)
+
+    each = stage.error.each(above, x0, held.ids, None if told is None else told.to(device))
     total = mean(stage.error.integral(each).tolist())
     card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
+    card |= {"least": stage.least} if stage.least else {}
     return {
         "denoising_error": total.value,
         "sigma": stage.error.sigmas().tolist(),

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.data.conditioned import read_column
 from pipeline.data.ids import groups
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import LABEL
-from pipeline.data.told import read_column
 from pipeline.engine import cluster
 from pipeline.engine.tasks import sweep
 from pipeline.graph import Context, Scale, Stage, Step, step

@@ -25,8 +25,8 @@ from pipeline.objectives.joint import JointDenoising
 from pipeline.objectives.objective import Batch
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
+from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load, shape_of
-from stages.told import condition_of, taught, told
 from stages.train import Fit, Trains, count, save
 
 

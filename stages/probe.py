@@ -23,14 +23,14 @@ from pipeline.data.reader import OPERATOR
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.engine.train import speed_of
-from pipeline.graph import Step
+from pipeline.graph import Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.stopwatch import Stopwatch
 from pipeline.learning.weights import pack
 from pipeline.store import Artifact, Store
-from stages.corrupt import shape_of
-from stages.told import condition_of
+from stages.conditioned import condition_of
+from stages.corrupt import Corrupt, shape_of
 from stages.train import Trains
 
 ROWS = 32  # of a set that is not there yet; the course reads them again and again
@@ -106,9 +106,18 @@ def _stand_in(need: Step, aside: Store, told: Condition | None = None) -> Store:
         operator = {EMBEDDING: np.ones((ROWS, vectors), np.float32)} if vectors else {}
         captions = tuple(f"a caption like {i}" for i in ids)
         with out.writing(name(0)) as file:
-            write_shard(file, Examples(tuple(ids), pixels, labels, operator, captions))
+            write_shard(file, Examples(tuple(ids), pixels, labels, _operator(need.stage) | operator, captions))
         Manifest.of([ROWS], shape, "uint8").write(out)
     return aside
+
+
+def _operator(stage: Stage) -> dict[str, np.ndarray]:
+    """What is known of the operators of rows that a corruption is to make, drawn anew; of others nothing."""
+    if not isinstance(stage, Corrupt):
+        return {}
+    shape, key = shape_of(stage.data), Key(0).fold("probe operator")
+    drawn = [stage.corruption.draw(shape, key.fold("row", i)) for i in range(ROWS)]
+    return {column: np.stack([np.asarray(row[column]) for row in drawn]) for column in drawn[0]}
 
 
 def _peak() -> int:

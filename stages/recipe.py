@@ -94,7 +94,11 @@ def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -
     base = declared() if file is None else config.from_json(declared, file)
     told = helps(recipe)
     fields = [
-        (field.name, Annotated[field.type, tyro.conf.arg(help=told.get(field.name, ""))], getattr(base, field.name))
+        (
+            field.name,
+            Annotated[field.type, _word(hints[field.name], told.get(field.name, ""))],
+            getattr(base, field.name),
+        )
         for field in plain
     ]
     yaml_word = Annotated[str | None, tyro.conf.arg(metavar="YAML")]
@@ -113,6 +117,11 @@ def resolve(recipe: Recipe, arguments: Sequence[str], common: type, prog: str) -
             raise config.ConfigError(f"--set {setting} has no value: write --set path=value")
         options = config.replace(options, path, read_yaml(text, f"--set {path}"))
     return options, given
+
+
+def _word(hint: Any, told: str) -> Any:
+    """How the command line names an option; an `unprefixed` dataclass does without its name before its fields'."""
+    return tyro.conf.arg(help=told, name="") if getattr(hint, "unprefixed", False) else tyro.conf.arg(help=told)
 
 
 def build(recipe: Recipe, options: Any) -> Step:

@@ -25,8 +25,8 @@ from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
+from stages.conditioned import condition_of
 from stages.corrupt import load
-from stages.told import condition_of
 
 
 @dataclass(frozen=True)

@@ -1,116 +1,139 @@
-"""What networks are told of rows, in training and afterwards: their labels, captions or embeddings."""
+"""TrainTold: one network of rows that were each seen through their own mask or window."""
 
 from __future__ import annotations
 
-import logging
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbones.condition import Condition, Embedded, Labels
-from pipeline.data.ids import groups, ids_of
-from pipeline.data.manifest import Manifest, name
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import column
 from pipeline.data.records import Examples
-from pipeline.data.told import look
-from pipeline.engine.tasks import sweep
-from pipeline.graph import Context
+from pipeline.diffusion.precond import EDM
+from pipeline.diffusion.telling import Telling
+from pipeline.diffusion.told import Told
+from pipeline.engine.train import Make, train
+from pipeline.graph import Context, Step
 from pipeline.keys import Key
+from pipeline.learning.course import Course
+from pipeline.objectives.told import ToldDenoising
+from pipeline.physics.corruption import Corruption
+from pipeline.physics.linear import Identity
 from pipeline.store import Artifact
+from stages.conditioned import condition_of, taught
+from stages.corrupt import load
+from stages.joint import mixed
+from stages.train import Fit, Trains, count, save
 
-log = logging.getLogger("kintsugi")
-FAR = 3.0  # from 1 is a root mean square that a network does not hear well
-
-
-def condition_of(config: object) -> Condition | None:
-    """What a network is told, a stage's, a model's or a backbone by itself; None: nothing."""
-    condition = getattr(getattr(config, "backbone", config), "condition", None)
-    return condition if isinstance(condition, Condition) else None
+AT_ONCE = 1 << 22  # numbers of rows whose operators are made together, about
 
 
-def classes_of(config: object) -> int:
-    """How many classes a network is told of; 0: it takes no labels."""
-    condition = condition_of(config)
-    return condition.classes if isinstance(condition, Labels) else 0
+@dataclass(frozen=True)
+class TrainTold(Trains):
+    """A network that is told of each row how it was seen (`denoiser.json`, `weights.safetensors`).
 
-
-def columns_of(config: object) -> tuple[str, ...]:
-    """The rows' columns that a network is told of."""
-    condition = condition_of(config)
-    return () if condition is None else (condition.column,)
-
-
-def taught(sets: Sequence[Artifact], config: object, at: Context) -> int:
-    """How many rows of the sets tell a network nothing; it learns from them what it does without.
-
-    Raises ValueError: none of them tells it anything, or one has a label beyond its classes, which is named.
+    Args:
+        data: rows that the corruption made, without noise.
+        corruption: what was drawn for each of them.
+        telling: how the network is told.
+        whole: whole images, shown with nothing hidden, so that the network can be asked so (masks alone).
+        share: the share of every batch that they have.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
+        fit: how it is trained.
+        seed: of its weights, its order and its noise.
     """
-    condition, rows, silent, squares = condition_of(config), 0, 0, 0.0
-    if condition is None:
-        return 0
-    for data in sets:
-        shards = Manifest.open(data.file).filled()
-        for found in sweep(partial(look, data.place.open, condition), groups(shards), at):
-            if found.wrong is not None:
-                _refuse(data, found.wrong, classes_of(config))
-            rows, silent, squares = rows + found.rows, silent + found.silent, squares + found.squares
-    what = condition.column.removeprefix("operator.")
-    if silent == rows:
-        raise ValueError(f"no row has a {what}, of which the network is told: give some, or leave out its condition")
-    if silent:
-        log.warning(
-            "%d of %d images have no %s: from them the network learns to do without, as from those of "
-            "fit.unconditional",
-            *(silent, rows, what),
-        )
-    if isinstance(condition, Embedded):
-        size = condition.scale * math.sqrt(squares / ((rows - silent) * condition.size))
-        if not 1 / FAR < size < FAR:
-            log.warning(
-                "the embeddings' root mean square is %.3g, and a network hears little or too much of them: "
-                "condition.scale %.3g would make it 1",
-                *(size, condition.scale / size),
+
+    data: Step
+    corruption: Corruption
+    telling: Telling
+    whole: Step | None = None
+    share: float = 0.125
+    backbone: Backbone = unet.Config()
+    fit: Fit = Fit()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.fit.shift or self.fit.dihedral:
+            raise ValueError("fit.shift and fit.dihedral move rows away from their masks and places: leave them out")
+        if self.whole is not None and not 1 <= round(self.share * self.fit.batch) < self.fit.batch:
+            raise ValueError(
+                f"share is {self.share}: give one that leaves a batch of {self.fit.batch} rows of both kinds"
             )
-    return silent
+
+    @property
+    def network(self) -> Told.Config:
+        """What is trained, but for the spread of the data."""
+        return Told.Config(self.telling, self.backbone)
+
+    @property
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+        return [self.data] if self.whole is None else [self.data, self.whole]
+
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        return partial(_course, self, [open(data) for data in self.sets])
+
+    def run(self, at: Context) -> None:
+        sets = [at.open(data) for data in self.sets]
+        taught(sets, self, at)
+        metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
+        at.out.write("metrics.json", json.dumps(metrics))
 
 
-def _refuse(data: Artifact, wrong: tuple[int, int, int], classes: int) -> None:
-    shard, row, label = wrong
-    (ids,) = ids_of(data.place.open, [shard])
-    raise ValueError(
-        f"image {ids[row]!r} in {name(shard)} of {data.address} has label {label} and the network is told of {classes} "
-        f"classes: give images labels from 0 to {classes - 1}, or none, or the backbone another condition"
+def coded(rows: Examples, corruption: Corruption, telling: Telling) -> tuple[Tensor, Tensor]:
+    """Rows as a told network takes them, A⁺y (N, *rows), which is A x₀ where A hides or selects, and their codes."""
+    done, some = [], max(1, AT_ONCE // math.prod(telling.shape))
+    for start in range(0, len(rows), some):
+        part = rows.take(range(start, min(start + some, len(rows))))
+        A, y = corruption.at(part.operator, telling.shape), part.x()
+        code = telling.code(A)
+        # A known watermark scales what it covers: taken back here.
+        done.append((A.pinv(y) if A.out_shape == A.in_shape else y, code.expand(len(y), *code.shape[1:])))
+    u, code = (torch.cat(column) for column in zip(*done, strict=True))
+    return telling.seen(u, code), code
+
+
+def moments(how: Telling, kinds: Sequence[Tensor], codes: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """The mean at each entry of the image of the rows that show it, and the root mean square of all about it."""
+    sums = [how.added(u, code) for u, code in zip(kinds, codes, strict=True)]
+    total, number = (torch.stack(column).sum(0) for column in zip(*sums, strict=True))
+    everywhere = total.sum() / number.sum()  # where no row shows an entry, as any other
+    centre = torch.where(number > 0, total / number.clamp_min(1), everywhere)
+    apart = (float((u - how.cut(centre, code)).square().sum()) for u, code in zip(kinds, codes, strict=True))
+    return centre, max(sum(apart) / float(number.sum()), 1e-8) ** 0.5
+
+
+def _course(stage: TrainTold, sets: list[Artifact], device: torch.device) -> Course:
+    how, examples = stage.telling, [load(data) for data in sets]
+    kinds, codes = (list(column) for column in zip(coded(examples[0], stage.corruption, how), strict=True))
+    if stage.whole is not None:
+        kinds.append(examples[1].x())
+        codes.append(how.code(Identity(how.shape)).expand(len(kinds[1]), *codes[0].shape[1:]))
+    centre, spread = moments(how, kinds, codes)
+    precond = EDM(sigma_data=spread)
+    key = Key(stage.seed).fold("told")
+    torch.manual_seed(key.fold("weights").integer())
+    model = Told.Config(how, stage.backbone, precond).build()
+    model.centre.copy_(centre)
+    few = round(stage.share * stage.fit.batch) if stage.whole is not None else 0
+    quotas = [stage.fit.batch - few] + ([few] if few else [])
+    condition = condition_of(stage)
+    told = None if condition is None else np.concatenate([column(rows, condition.column) for rows in examples])
+    ids = [text for rows in examples for text in rows.ids]
+    return Course(
+        state=stage.fit.state(model.to(device)),
+        batches=partial(mixed, kinds, quotas, stage.seed, told_of=(condition, told), share=stage.fit.unconditional),
+        objective=ToldDenoising(how, torch.cat(codes).to(device), precond),
+        levels=stage.fit.levels,
+        clock=stage.fit.clock,
+        key=key,
+        bf16=stage.fit.bf16,
+        names=lambda index: [ids[i] for i in index],
     )
-
-
-def told(condition: Condition, values: np.ndarray, unconditional: float, key: Key, offset: int, total: int) -> Tensor:
-    """What a network is told of rows whose column has `values` (B, *), but nothing of the share `unconditional`.
-
-    The B rows are rows `offset` to `offset + B` of a global batch of `total`, for which is drawn who is told nothing.
-    """
-    cond = condition.told(values)
-    if not unconditional:
-        return cond
-    dropped = torch.from_numpy(key.numpy().random(total) < unconditional)[offset : offset + len(cond)]
-    return condition.without(cond, dropped)
-
-
-def cond_of(config: object, rows: Examples) -> Tensor | None:
-    """What a model is told of rows (B, ...); None: it takes no condition.
-
-    Raises ValueError: they have no such column, labels beyond its classes, or embeddings of another size.
-    """
-    condition = condition_of(config)
-    if condition is None:
-        return None
-    values = column(rows, condition.column)
-    if isinstance(condition, Labels) and (values >= condition.classes).any():
-        raise ValueError(
-            f"the model is told of {condition.classes} classes: give images with labels from 0 to "
-            f"{condition.classes - 1}, or none"
-        )
-    return condition.told(values)

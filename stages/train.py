@@ -18,7 +18,9 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.condition import Condition
 from pipeline.data.augment import Augment
+from pipeline.data.bands import FLOOR, levelled
 from pipeline.data.damaged import HIDES, NOISY
+from pipeline.data.hiding import MASK
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
 from pipeline.data.reader import InMemory, Reader
@@ -40,8 +42,8 @@ from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 from pipeline.store import Artifact, Store
+from stages.conditioned import columns_of, condition_of, taught, told
 from stages.corrupt import load, rows_of, shape_of
-from stages.told import columns_of, condition_of, taught, told
 
 
 @dataclass(frozen=True)
@@ -236,16 +238,16 @@ def save(state: State) -> dict[str, bytes]:
     return pack(state.result())
 
 
-def opened(data: Artifact, memory: float, columns: tuple[str, ...] = ()) -> Reader:
+def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked: bool = False) -> Reader:
     """The rows of a set: in memory where they take at most `memory` GiB, which all machines agree on, else streamed.
 
-    Raises ValueError where they are seen through masks, which they arrived with or got here.
+    Raises ValueError where they are seen through masks, which they arrived with or got here, unless that is `masked`.
     """
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
-    if "mask" in manifest.more.get("damage", []) or HIDES in manifest.more:
+    if not masked and ("mask" in manifest.more.get("damage", []) or HIDES in manifest.more):
         raise ValueError(
             f"the rows of {data.address} are seen through masks, and this training would learn what is hidden as grey: "
-            "train on rows that are whole"
+            "train on rows that are whole, or with the recipe ambient_masks"
         )
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data), columns)
@@ -255,10 +257,7 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = ()) -> Read
 def reader(
     rows: Reader | Examples, fit: Fit, seed: int, condition: Condition | None = None
 ) -> Callable[[int, int, int], Iterator[Batch]]:
-    """`batches(start, rank, world)` of a course: keyed order, shifts and conditions, the same for every world size.
-
-    Images of 8 bits stay so, a quarter as much to move, until they are on the device.
-    """
+    """`batches(start, rank, world)` of a course: keyed order, shifts and conditions, the same for every world size."""
     source = InMemory(rows) if isinstance(rows, Examples) else rows
     turn = Augment()
 
@@ -268,12 +267,19 @@ def reader(
             x, at, cond = part.packed(), start + k * fit.batch, None
             if fit.shift:
                 x = shifted(x, fit.shift, Key(seed).fold("shift", at), rank * share, fit.batch)
+            moved = {"x": x} | ({MASK: torch.from_numpy(part.columns[MASK])} if MASK in part.columns else {})
             if fit.dihedral:
-                x = turn({"x": x}, seed, at + rank * share)["x"]
+                moved = turn(moved, seed, at + rank * share)
             if condition is not None:
                 keyed, values = Key(seed).fold("unconditional", at), part.columns[condition.column]
                 cond = told(condition, values, fit.unconditional, keyed, rank * share, fit.batch)
-            yield Batch(x, cond, torch.from_numpy(part.index), rank * share, fit.batch)
+            index = torch.from_numpy(part.index)
+            batch = Batch(moved["x"], cond, index, rank * share, fit.batch, mask=moved.get(MASK))
+            if FLOOR in part.columns:
+                floor = torch.from_numpy(part.columns[FLOOR].astype(np.float32))
+                sigma = levelled(fit.levels, part, Key(seed).fold("sigma", at), batch)
+                batch = replace(batch, floor=floor, sigma=sigma)
+            yield batch
 
     return stream
 

@@ -107,12 +107,12 @@ class Measure:
 def evaluate(words: list[str]) -> int:
     """`kintsugi evaluate MODEL --test SET`."""
     from pipeline.data.manifest import Manifest
+    from stages.conditioned import condition_of
     from stages.evaluate import Evaluate
     from stages.extractors import extractor
     from stages.judge import Drawn, Judge
     from stages.judgement_page import between
     from stages.sample import Sample
-    from stages.told import condition_of
 
     asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
     store = Store(asked.store)
@@ -160,7 +160,7 @@ def _no_rows() -> Step:
 
 def _all(store: Store, model: Given) -> tuple[int, ...]:
     """Every label that a model is told of."""
-    from stages.told import classes_of
+    from stages.conditioned import classes_of
 
     return tuple(range(classes_of(networks.described(store.artifact(model.address)))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from pipeline.store import Artifact
 def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], names: Sequence[str]) -> list[Section]:
     """The sections on views and on the residual; `names` and `models` are those of the base's parts, in its order."""
     views, residual = base.json("calibration.json"), composed.json("calibration.json")
-    seconds = [model.seconds for model in models]
+    times = Counter(model.address for model in models)  # one model may be asked for several views
+    seconds = [round(model.seconds / times[model.address], 2) for model in models]
     rows = [
         [name, cost, f"{100 * worth:.1f}%", share]
         for name, cost, worth, share in zip(names, seconds, views["worth"], map(_mean, views["share"]), strict=True)

@@ -1,4 +1,4 @@
-"""A compact U-Net for small images of any size: residual blocks down and up, all pixels mixed at the bottom.
+"""A compact U-Net for small images and clips of any size: residual blocks down and up, all pixels mixed at the bottom.
 
 Images that are centred and small (digits, crops of known position) reward a network that knows where it is: coordinates
 enter as two channels, every pixel of the first layer has a learned offset, and at the lowest resolution a fully
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.spatial import Conv, enlarged, halved
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Config(Backbone):
     Args:
         width: channels at full resolution.
         multipliers: channels at each resolution, in units of width; None: halve, at double width, until the short
-            side is at most 4.
+            side of an image is at most 4.
         embedding: size of the noise level's embedding.
         mixing: hidden units of the fully connected block at the bottom; 0 leaves it out.
         dropout: probability with which a channel (or a hidden unit of the mixing block) is dropped in training.
@@ -46,58 +47,58 @@ class Config(Backbone):
             raise ValueError(f"multipliers is {self.multipliers}: give one or more numbers of at least 1")
 
     def build(self, shape: tuple[int, ...], channels_in: int, channels_out: int) -> UNet:
-        """The network for images of `shape` (C, H, W). Raises: ValueError: they are not two-dimensional."""
-        if len(shape) != 3:
-            raise ValueError(f"this U-Net is for images (C, H, W), not {tuple(shape)}")
+        """The network for images of `shape` (C, H, W) or clips (C, T, H, W). Raises: ValueError: they are neither."""
+        if len(shape) not in (3, 4):
+            raise ValueError(f"this U-Net is for images (C, H, W) and clips (C, T, H, W), not {tuple(shape)}")
         return UNet(self, shape[1:], channels_in, channels_out)
 
     def widths(self, size: tuple[int, ...]) -> list[int]:
         """Channels at each resolution of an image of `size`."""
         if self.multipliers is not None:
             return [self.width * m for m in self.multipliers]
-        halvings = max(0, math.ceil(math.log2(min(size) / 4)))
+        halvings = max(0, math.ceil(math.log2(min(size[-2:]) / 4)))
         return [self.width] + [2 * self.width] * halvings
 
 
 class UNet(nn.Module):
-    """net(x (B, channels_in, H, W), c_noise (B,), cond) -> (B, channels_out, H, W)."""
+    """net(x (B, channels_in, *), c_noise (B,), cond) -> (B, channels_out, *) of images (H, W) or clips (T, H, W)."""
 
     def __init__(self, config: Config, size: tuple[int, ...], channels_in: int, channels_out: int) -> None:
         super().__init__()
-        widths = config.widths(size)
+        widths, axes = config.widths(size), len(size)
+        conv = Conv[axes - 1]
         self.coordinates: Tensor
         self.embed = LevelEmbedding(config.embedding)
-        self.stem = nn.Conv2d(channels_in + 2, widths[0], 3, padding=1)
+        self.stem = conv(channels_in + axes, widths[0], 3, padding=1)
         self.offset = nn.Parameter(torch.zeros(1, widths[0], *size))
-        axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in size]
-        self.register_buffer("coordinates", torch.stack(torch.meshgrid(*axes, indexing="ij"))[None], persistent=False)
+        places = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in size]
+        self.register_buffer("coordinates", torch.stack(torch.meshgrid(*places, indexing="ij"))[None], persistent=False)
         sizes = [size]
         for _ in widths[1:]:
             sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
         into = [widths[0], *widths[:-1]]
-        self.down = nn.ModuleList(_Block(i, o, config) for i, o in zip(into, widths, strict=True))
+        self.down = nn.ModuleList(_Block(i, o, config, axes) for i, o in zip(into, widths, strict=True))
         self.mix = _Mix(widths[-1], math.prod(sizes[-1]), config) if config.mixing else None
         rising = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(_Block(below + here, here, config) for below, here in rising)
+        self.up = nn.ModuleList(_Block(below + here, here, config, axes) for below, here in rising)
         self.norm = _norm(widths[0])
-        self.out = nn.Conv2d(widths[0], channels_out, 3, padding=1)
+        self.out = conv(widths[0], channels_out, 3, padding=1)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
         """F, of about unit variance once trained, zero before."""
         e = self.embed(c_noise)
-        place = self.coordinates.to(x.dtype).expand(x.shape[0], -1, -1, -1)
+        place = self.coordinates.to(x.dtype).expand(x.shape[0], *self.coordinates.shape[1:])
         h = self.stem(torch.cat([x, place], 1)) + self.offset
         skips = []
         for i, block in enumerate(self.down):
-            # ceil_mode: an odd side keeps its last row and column.
-            h = block(functional.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False) if i else h, e)
+            h = block(halved(h) if i else h, e)
             skips.append(h)
         if self.mix is not None:
             h = self.mix(h, e)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            h = block(torch.cat([functional.interpolate(h, size=skip.shape[-2:], mode="nearest"), skip], 1), e)
+            h = block(torch.cat([enlarged(h, skip.shape[2:]), skip], 1), e)
         return self.out(functional.silu(self.norm(h)))
 
 
@@ -118,19 +119,20 @@ class LevelEmbedding(nn.Module):
 class _Block(nn.Module):
     """Two convolutions around a noise-dependent scale and shift, beside a shortcut."""
 
-    def __init__(self, into: int, out: int, config: Config) -> None:
+    def __init__(self, into: int, out: int, config: Config, axes: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(into), nn.Conv2d(into, out, 3, padding=1)
+        conv = Conv[axes - 1]
+        self.norm1, self.conv1 = _norm(into), conv(into, out, 3, padding=1)
         self.affine = nn.Linear(config.embedding, 2 * out)
-        self.norm2, self.conv2 = _norm(out), nn.Conv2d(out, out, 3, padding=1)
-        self.drop = nn.Dropout2d(config.dropout)
-        self.skip = nn.Conv2d(into, out, 1) if into != out else nn.Identity()
+        self.norm2, self.conv2 = _norm(out), conv(out, out, 3, padding=1)
+        self.drop = (nn.Dropout2d if axes == 2 else nn.Dropout3d)(config.dropout)
+        self.skip = conv(into, out, 1) if into != out else nn.Identity()
         for parameter in self.affine.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
-        scale, shift = self.affine(e)[:, :, None, None].chunk(2, 1)
+        scale, shift = self.affine(e).reshape(h.shape[0], -1, *(1,) * (h.ndim - 2)).chunk(2, 1)
         h = functional.silu(self.norm2(h) * (1 + scale) + shift)
         return self.skip(x) + self.conv2(self.drop(h))
 

@@ -63,16 +63,32 @@ def measure(
 def fill(base: Base, x0: Tensor) -> dict[str, float]:
     """Set what a base says of the directions that no view sees, their mean and variance, from full images x0 (B, *).
 
+    Below the `least` of some views their directions are as if no view saw them, and have a variance of their own.
+
     Returns: the null-space variance and the share of the pixels' variance that no view sees.
     """
     base.mean.copy_(x0.mean(0))
     centred = x0 - base.mean
-    unseen = ((centred - base.normal.project(centred)) ** 2).mean()
-    basis = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device).reshape(-1, *x0.shape[1:])
-    blind = sum(float((part * (part - base.normal.project(part))).sum()) for part in basis.split(256))
+    known = _blind(base, centred, [True] * len(base.maps))
+    below = [_blind(base, centred, [view.least < least for view in base.config.views]) for least in base.config.leasts]
+    found = torch.tensor([variance for variance, _ in (*below, known)])
+    base.null.copy_(found if base.null.ndim else found[-1])
+    return {"null_variance": known[0], "unseen_share": known[1]}
+
+
+def _blind(base: Base, centred: Tensor, heard: Sequence[bool]) -> tuple[float, float]:
+    """The variance of each direction that none of the views sees which are heard, and its share of all."""
+
+    def unseen(u: Tensor) -> Tensor:
+        which = None if all(heard) else [u.new_full((len(u), *(1,) * (u.ndim - 1)), float(h)) for h in heard]
+        return u - base.normal.project(u, which)
+
+    energy = (unseen(centred) ** 2).mean()
+    basis = torch.eye(centred[0].numel(), dtype=centred.dtype, device=centred.device).reshape(-1, *centred.shape[1:])
+    blind = sum(float((part * unseen(part)).sum()) for part in basis.split(256))
     # The variance of each direction that no view sees, not its mean over all of them.
-    base.null.copy_((unseen * x0[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
-    return {"null_variance": float(base.null), "unseen_share": float(unseen / (centred**2).mean())}
+    variance = float((energy * centred[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
+    return variance, float(energy / (centred**2).mean())
 
 
 def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> None:

@@ -15,6 +15,7 @@ documentation of the method.)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.combine import Mode, Normal, counting, resolve, total, visible
 from pipeline.diffusion.denoiser import Network, Trained, expand
+from pipeline.diffusion.told import Asked, lend
 from pipeline.physics.linear import LinearMap
 
 
@@ -78,6 +80,11 @@ class Base(Network):
                 if tuple(view.map.in_shape) != tuple(self.shape):
                     raise ValueError(f"a view is of images {view.map.in_shape}, not {self.shape}")
 
+        @property
+        def leasts(self) -> tuple[float, ...]:
+            """The noise levels at which views fall silent, ascending."""
+            return tuple(sorted({view.least for view in self.views} - {0.0}))
+
         def build(self) -> Base:
             """The module, uncalibrated."""
             return Base(self)
@@ -88,6 +95,7 @@ class Base(Network):
     error: Tensor
     stack: Tensor
     scale: Tensor
+    leasts: Tensor
     visible: Tensor
 
     def __init__(self, config: Config) -> None:
@@ -97,12 +105,22 @@ class Base(Network):
         self.mode, self.normal = resolve(config.mode, self.maps), Normal(self.maps)
         self.counts = (counting(self.maps) if self.mode is Mode.BETHE else None) or [1] * len(self.maps)
         self.models = nn.ModuleList(view.model.build() for view in config.views)
+        lend(self.models)
         self.register_buffer("mean", torch.zeros(config.shape))
-        self.register_buffer("null", torch.ones(()))
+        # The variance of what no view sees that is heard: below each of `leasts`, then above all.
+        self.register_buffer("null", torch.ones(len(config.leasts) + 1) if config.leasts else torch.ones(()))
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
         self.register_buffer("stack", torch.zeros(len(config.views), config.bins.count))
         self.register_buffer("scale", torch.ones(config.bins.count))
+        self.register_buffer("leasts", torch.tensor(config.leasts), persistent=False)
         self.register_buffer("visible", torch.stack([visible(A) for A in self.maps]), persistent=False)
+
+    def take(self, trained: Sequence[Network]) -> None:
+        """Have the weights of trained models, one a view; views that share a told one are given it each."""
+        for mine, model in zip(self.models, trained, strict=True):
+            own = mine.told if isinstance(mine, Asked) else mine
+            if own is not None:
+                own.load_state_dict(model.state_dict())
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
         """D_base(x, σ) (B, *)."""
@@ -139,7 +157,8 @@ class Base(Network):
 
     def fallback(self, x: Tensor, sigma: Tensor) -> Tensor:
         """D₀ (B, *): what is known of an image without any view."""
-        return self.mean + expand(self.null / (self.null + sigma**2), x) * (x - self.mean)
+        null = self.null[torch.bucketize(sigma, self.leasts, right=True)] if self.null.ndim else self.null
+        return self.mean + expand(null / (null + sigma**2), x) * (x - self.mean)
 
     def combine(
         self, x: Tensor, sigma: Tensor, shown: list[Tensor], mode: Mode | None = None, without: int | None = None

@@ -28,6 +28,20 @@ class Levels(ABC):
     def density(self, log_sigma: Tensor) -> Tensor:
         """p(ln σ), which integrates to 1 over ln σ."""
 
+    def share_below(self, log_sigma: float) -> float:
+        """The share in [0, 1] of the draws that lie below ln σ: the quantile function, inverted by bisection."""
+        low, high = 2.0**-53, 1 - 2.0**-53
+        ends = self.quantile(torch.tensor([low, high], dtype=torch.float64))
+        if log_sigma <= ends[0] or log_sigma >= ends[1]:
+            return 0.0 if log_sigma <= ends[0] else 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            if float(self.quantile(torch.tensor(middle, dtype=torch.float64))) < log_sigma:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
     def uniforms(self, total: int, key: Key) -> np.ndarray:
         """The (total,) uniforms of one global batch."""
         return key.numpy().random(total)

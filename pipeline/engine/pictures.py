@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CLIPS = 8  # shown of many
+
+
 def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> bytes:
     """Images (N, C, H, W) uint8 side by side on white, each pixel `scale` wide (None: about 48 in all).
 
-    Three channels are RGB; of any other number the first is shown, in grey.
+    Of clips (N, C, T, H, W) there are fewer, a line each. Three channels are RGB; of any other number the first is
+    shown, in grey.
     """
     from PIL import Image
 
+    if images.ndim == 5:
+        columns = images.shape[2]
+        images = images[:CLIPS].swapaxes(1, 2).reshape(-1, images.shape[1], *images.shape[3:])
     count, channels, height, width = images.shape
     scale = scale or max(1, round(48 / max(height, width)))
     columns = min(columns, count)
@@ -80,11 +87,17 @@ def curves(
     return _png(figure)
 
 
-def bars(values: Mapping[str, float], x_label: str) -> bytes:
-    """One horizontal bar a name, with its number."""
+def bars(
+    values: Mapping[str, float], x_label: str, ends: Mapping[str, tuple[float | None, float | None]] | None = None
+) -> bytes:
+    """One horizontal bar a name, with its number and, where there are any, the ends of its interval."""
     figure = _figure(height=0.6 + 0.42 * len(values))
     axes = figure.add_subplot()
     drawn = axes.barh(list(values), list(values.values()), color="#4477aa")
+    for row, (name, value) in enumerate(values.items()):
+        low, high = (ends or {}).get(name, (None, None))
+        if low is not None and high is not None:
+            axes.errorbar(value, row, xerr=[[value - low], [high - value]], color="black", capsize=3, linewidth=1)
     axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
     axes.margins(x=0.12)
     axes.invert_yaxis()

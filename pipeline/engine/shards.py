@@ -24,11 +24,15 @@ from pipeline.graph import Context
 from pipeline.place import Place
 
 Report = dict[str, Any]
-Make = Callable[[Any], tuple[Examples | None, Report]]
+Make = Callable[..., tuple[Examples | None, Report]]
 
 
 def map_shards(
-    make: Make, pieces: Sequence[Any], at: Context, heed: Callable[[Report], None] | None = None
+    make: Make,
+    pieces: Sequence[Any],
+    at: Context,
+    heed: Callable[[Report], None] | None = None,
+    load: Callable[[], Any] | None = None,
 ) -> np.ndarray:
     """Apply `make(piece) -> (examples or None, report)` to every piece, on the cluster.
 
@@ -37,12 +41,14 @@ def map_shards(
         pieces: picklable descriptions of bounded units of work.
         at: the running stage; up to `scale.workers` pieces are in flight for each of its cores.
         heed: is handed each piece's report, with "piece" (its number) and "rows", in the order in which they are done.
+        load: what makes something that all pieces need, such as a model: then it is `make(piece, loaded)`, done by a
+            pool of actors, where `loaded()` is what an actor made of it once.
 
     Returns:
         int64 (pieces,): how many rows the shard of each piece has; it has no file where there are none.
     """
     counts, start, fresh = np.zeros(len(pieces), np.int64), time.monotonic(), 0
-    made = each(partial(_made, make, at.out), list(enumerate(pieces)), at)
+    made = each(partial(_made, make, at.out), list(enumerate(pieces)), at, load)
     for done, (report, is_new) in enumerate(made, 1):
         counts[report["piece"]] = report["rows"]
         fresh += is_new * report["rows"]
@@ -58,13 +64,13 @@ def report_of(out: Place, piece: int) -> Report:
     return json.loads(out.read(_description(piece)))
 
 
-def _made(make: Make, out: Place, item: tuple[int, Any]) -> tuple[Report, bool]:
+def _made(make: Make, out: Place, item: tuple[int, Any], *loaded: Callable[[], Any]) -> tuple[Report, bool]:
     """The report of a piece, and whether it was made only now."""
     i, piece = item
     try:
         return report_of(out, i), False
     except FileNotFoundError:
-        examples, report = make(piece)
+        examples, report = make(piece, *loaded)
     count = 0 if examples is None else len(examples)
     if examples is not None and count:
         with out.writing(name(i)) as file:

@@ -7,6 +7,7 @@ may have refused is tried three times.
 from __future__ import annotations
 
 import errno
+import functools
 import pickle
 import time
 import uuid
@@ -26,9 +27,13 @@ PAUSES = (0.5, 5.0)  # seconds before an item is tried for the second and the th
 BLOCKS = 1024  # tasks, at most; a task does its items one after the other
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any], at: Context) -> Iterator[Any]:
+def each(
+    function: Callable[..., Any], items: Sequence[Any], at: Context, load: Callable[[], Any] | None = None
+) -> Iterator[Any]:
     """`function(item)` of every item, on the cluster; up to `scale.workers` at a time for each of its cores.
 
+    With `load`, which a model takes time for, `function(item, loaded)` is done by a pool of `scale.workers` actors, of
+    `scale.cpus` and `scale.gpus` each; `loaded()` gives what `load()` returned when the actor first asked for it.
     Items and results are pickled. A million small items take 500 MB here while they are handed to Ray, once more there.
     What the function warns of is said here, each sentence once whatever the items.
 
@@ -40,10 +45,18 @@ def each(function: Callable[[Any], Any], items: Sequence[Any], at: Context) -> I
         return
     rows = [{"item": pickle.dumps(item)} for item in items]
     board, topic = cluster.board(), uuid.uuid4().hex
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
-        _Tried(partial(_aloud, function, board, topic)),
-        compute=ray.data.TaskPoolStrategy(size=max(1, int(at.scale.total[0]))),
-    )
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
+    if load is None:
+        tasks = ray.data.TaskPoolStrategy(size=max(1, int(at.scale.total[0])))
+        dataset = dataset.map(_Tried(partial(_aloud, function, board, topic)), compute=tasks)
+    else:
+        dataset = dataset.map(
+            _Loaded,  # pyright: ignore[reportArgumentType]
+            fn_constructor_args=(function, load, board, topic),
+            compute=ray.data.ActorPoolStrategy(size=min(at.scale.workers, len(rows))),
+            num_cpus=at.scale.cpus,
+            num_gpus=at.scale.gpus,
+        )
     del rows
     with relayed(board, topic, at.tracker):
         for row in dataset.iter_rows():
@@ -88,6 +101,17 @@ class _Tried:
                     raise
                 time.sleep(pause)  # the network, most likely
         return self.function(item)
+
+
+class _Loaded(_Tried):
+    """One actor of a pool: what it loads it keeps, and loads only if there is something to do."""
+
+    def __init__(self, function: Callable[..., Any], load: Callable[[], Any], board: Any, topic: str):
+        super().__init__(partial(_aloud, partial(_given, function, functools.cache(load)), board, topic))
+
+
+def _given(function: Callable[..., Any], loaded: Callable[[], Any], item: Any) -> Any:
+    return function(item, loaded)
 
 
 def _result(row: dict[str, Any]) -> Any:

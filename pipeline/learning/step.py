@@ -96,8 +96,7 @@ class Step:
         state.optimiser.zero_grad(set_to_none=True)
         parts = batch.split(rows)
         for i, part in enumerate(parts):
-            sigma = self.levels.draw(len(part), key.fold("sigma"), part.offset, part.whole)
-            sigma = (sigma.pin_memory() if part.x.is_cuda else sigma).to(part.x.device, non_blocking=True)
+            sigma = part.sigma if part.sigma is not None else self._levels(part, key)
             _seed(part.x.device, key.fold("dropout", part.offset).integer())
             later = i + 1 < len(parts)  # gradients travel between processes once a step
             with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
@@ -107,6 +106,10 @@ class Step:
             for name, value in scalars.items():
                 means[name] = means.get(name, 0) + value * (len(part) / len(batch))
         return torch.cat(losses), means
+
+    def _levels(self, part: Batch, key: Key) -> Tensor:
+        sigma = self.levels.draw(len(part), key.fold("sigma"), part.offset, part.whole)
+        return (sigma.pin_memory() if part.x.is_cuda else sigma).to(part.x.device, non_blocking=True)
 
     def _loss(self, part: Batch, sigma: Tensor, drawn: Draws) -> tuple[Tensor, Tensor, Means]:
         """The mean loss of a piece, to be minimised, and without gradients each row's (B,) and what is worth logging.

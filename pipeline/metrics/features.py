@@ -59,10 +59,10 @@ class Pixels(Features):
         return self
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C · h · w) float64 with h, w ≤ side."""
+        """(B, C · h · w) float64 with h, w ≤ side; of clips, those of every frame."""
         height, width = x.shape[-2:]
         size = (min(self.side, height), min(self.side, width))
-        return torch.nn.functional.adaptive_avg_pool2d(x.double(), size).flatten(1)
+        return torch.nn.functional.adaptive_avg_pool2d(x.double().flatten(1, -3), size).flatten(1)
 
 
 def described(features: Features) -> str:

@@ -24,7 +24,10 @@ Draws = dict[str, Tensor]
 class Batch:
     """Rows offset..offset+B of a global batch of `total` (default: all of it).
 
-    x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None.
+    x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None. Rows of noisy data
+    say with `floor` (B,) how much white noise x holds (None: none), and with `sigma` (B,) the levels, above their
+    floors, at which they are to be looked at (None: the loop draws them). `mask` (B, *) of bools is True where x was
+    seen (None: everywhere).
     """
 
     x: Tensor
@@ -32,6 +35,9 @@ class Batch:
     index: Tensor | None = None
     offset: int = 0
     total: int | None = None
+    floor: Tensor | None = None
+    sigma: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0 or self.offset + len(self.x) > self.whole:
@@ -54,9 +60,9 @@ class Batch:
         z = torch.randn(shape, generator=key.torch(self.x.device), device=self.x.device, dtype=self.x.dtype)
         return z[self.offset : self.offset + len(self)]
 
-    def uniform(self, key: Key) -> Tensor:
-        """One number in [0, 1) for each row (B,), drawn for the global batch like `normal`, on x's device."""
-        drawn = torch.rand(self.whole, generator=key.torch(self.x.device), device=self.x.device)
+    def uniform(self, key: Key, shape: tuple[int, ...] = ()) -> Tensor:
+        """Numbers in [0, 1) for each row (B, *shape), drawn for the global batch like `normal`, on x's device."""
+        drawn = torch.rand((self.whole, *shape), generator=key.torch(self.x.device), device=self.x.device)
         return drawn[self.offset : self.offset + len(self)]
 
     def to(self, device: str | torch.device) -> Batch:

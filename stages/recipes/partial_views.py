@@ -11,7 +11,7 @@ ones, and joins the combination in its turn: Monte-Carlo EM (Rozet et al. 2024),
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from pipeline.backbones import unet
@@ -19,12 +19,13 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.images import Resize
 from pipeline.data.sources import source_of
 from pipeline.diffusion.combine import Mode
+from pipeline.diffusion.sample import Heun
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean, Through
-from pipeline.physics.linear import Identity, LinearMap
-from pipeline.physics.views import Crop, Pool
+from pipeline.physics.linear import Identity
+from pipeline.physics.views import Crop
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Seen
@@ -32,7 +33,7 @@ from stages.corrupt import Corrupt, Part
 from stages.distil import Distil
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
-from stages.ingest import Ingest, OnBad, image_shape, snapshot
+from stages.ingest import Ingest, OnBad, row_shape, snapshot
 from stages.joint import Rows, TrainJoint
 from stages.judge import Drawn, Judge
 from stages.overlaps import overlaps
@@ -41,14 +42,7 @@ from stages.restore import Restore
 from stages.sample import Sample
 from stages.sets import Stored
 from stages.train import Fit, Share, Train
-
-
-@dataclass(frozen=True)
-class Named:
-    """A view under its name."""
-
-    name: str
-    map: LinearMap
+from stages.views import Named, default_views, parts, require_levels
 
 
 def partial_views(
@@ -61,6 +55,8 @@ def partial_views(
     held_out: float = 0.1,
     size: int | None = None,
     resize: Resize = Resize.FAIL,
+    frames: int | None = None,
+    stride: int = 1,
     colour: bool | None = None,
     labels: bool = False,
     on_bad: OnBad = OnBad.FAIL,
@@ -106,6 +102,8 @@ def partial_views(
         held_out: the share of the full images that trains nothing and measures what the others trained.
         size: side of the square that images are brought to, with --resize; as they are if not given.
         resize: what to do with other sizes.
+        frames: of a clip, to learn from films.
+        stride: how far a clip's frames lie apart.
         colour: in colour or grey; as the first image is if not given, and colour in a grey set is refused.
         labels: refuse images without a label.
         on_bad: what to do with unusable files.
@@ -139,8 +137,8 @@ def partial_views(
         distilled_fit: how the distilled model is trained.
         residual: what regularises the residual.
     """
-    source = source_of(data, split=split, image=image_column, label=label_column)
-    shape = image_shape(source, size, colour)
+    source = source_of(data, frames, stride, split, image_column, label_column)
+    shape = row_shape(source, size, colour)
     chosen = default_views(shape) if views is None else views
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
@@ -156,6 +154,14 @@ def partial_views(
         raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
     if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
         raise ValueError(f"two views have one name, or one of {', '.join(sorted(RESERVED))}: name them differently")
+    if not all(v.plain(shape) for v in chosen) and rounds:
+        raise ValueError("rounds complete rows of views that are the same for all rows, without noise: leave rounds 0")
+    if joint and not any(v.plain(shape) for v in chosen):
+        raise ValueError("the joint model takes no rows with noise, masks or places of their own: add --no-joint")
+    fits = {"view_fit": view_fit} | ({"joint_fit": joint_fit} if joint else {})
+    fits |= ({"completed_fit": completed_fit} if rounds else {}) | ({"clean_fit": clean_fit} if full_view else {})
+    for name, fit in fits.items():
+        require_levels(name, fit.levels, Heun())
     wide = Scale(workers=readers)
     taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
     full = step(taken, "ingest", wide)
@@ -164,34 +170,39 @@ def partial_views(
     few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean", wide)
     taught = step(Corrupt(full, Part(aside, clean - aside, seed), Clean(), seed), "data/clean/taught", wide)
     judges = step(Corrupt(full, Part(0, aside, seed), Clean(), seed), "data/clean/held", wide)
-    parts = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
+    shares = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
     held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test", wide)
     harmed = [
-        step(Corrupt(full, p, Through(v.map), seed), f"data/{v.name}", wide) for p, v in zip(parts, chosen, strict=True)
+        step(Corrupt(full, share, v.corruption, seed), f"data/{v.name}", wide)
+        for share, v in zip(shares, chosen, strict=True)
     ]
+    at_once = [(v.plain(shape), d) for v, d in zip(chosen, harmed, strict=True)]
+    plain = [(A, d) for A, d in at_once if A is not None]
     sets = [("clean", few), *((v.name, d) for v, d in zip(chosen, harmed, strict=True)), ("test", held)]
     census = step(Census(tuple(Stored(name, data) for name, data in sets), seed), "census", wide)
     unharmed = Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed)
     every = partial(step, unharmed, "data/unharmed", wide)
     how, eye = extractor(judging, shape, every, held, replace(scale, workers=1))
     looked = (census,) if eye is None else (census, eye)  # what is wrong is to be known before hours are spent on it
-    seen = [
-        Seen(v.map, step(Train(d, view_backbone, view_fit, seed), f"view/{v.name}", scale, looked))
-        for v, d in zip(chosen, harmed, strict=True)
-    ]
+    seen, names = [], []
+    for v, d in zip(chosen, harmed, strict=True):
+        brought = parts(v, d, taught, shape, view_backbone, view_fit, seed)
+        model = step(brought[0].stage, f"view/{v.name}", scale, looked)
+        seen += [Seen(part.map, model, part.least) for part in brought]
+        names += [part.name for part in brought]
 
     def cut(rows: Step, window: Crop) -> Step:
         return step(Corrupt(rows, Part(0, None, seed), Through(window), seed), "data/overlap", wide)
 
-    names = [view.name for view in chosen]
-    for n, region in enumerate(overlaps([v.map for v in chosen]) if combine is Mode.BETHE else ()):
-        first_rows, *more = region.rows([v.map for v in chosen], harmed, cut)  # pyright: ignore[reportArgumentType]
+    counted = combine is Mode.BETHE and all(v.fixed(shape) is not None for v in chosen)
+    for n, region in enumerate(overlaps([A for A, _ in at_once]) if counted else ()):
+        first_rows, *more = region.rows([A for A, _ in plain], harmed, cut)  # pyright: ignore[reportArgumentType]
         learned = Train(first_rows, view_backbone, view_fit, seed, tuple(Share(rows) for rows in more))
         seen.append(Seen(region.map, step(learned, f"overlap/{n}", scale, looked)))
         names.append(f"overlap {n}")
     models: dict[str, Step] = {}
     if joint:
-        rows = tuple(Rows(v.map, d) for v, d in zip(chosen, harmed, strict=True))
+        rows = tuple(Rows(A, d) for A, d in plain)
         whole = TrainJoint(rows, taught, backbone=joint_backbone, fit=joint_fit, seed=seed)
         models["joint"] = step(whole, "joint", scale, looked)
         # First: it takes longest, and steps that are ready start in the order in which the target needs them.
@@ -208,8 +219,8 @@ def partial_views(
     for n in range(rounds):
         combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", one)
         completed = [
-            step(Restore(combined, d, v.map, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
-            for v, d in zip(chosen, harmed, strict=True)
+            step(Restore(combined, d, A, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
+            for v, (A, d) in zip(chosen, plain, strict=True)
         ]
         shown += [Shown(f"completed, round {n}: {v.name}", d) for v, d in zip(chosen, completed, strict=True)]
         also = tuple(Share(rows, per_view) for rows in completed)  # each image as often as any other
@@ -256,19 +267,3 @@ def partial_views(
 
 
 RESERVED = {"clean", "test", "unharmed", "joint", "completed", "full"}
-
-
-def default_views(shape: tuple[int, int, int]) -> tuple[Named, ...]:
-    """Two crops of the full height that overlap by a quarter of the width, and every 2x2 block averaged.
-
-    Raises: ValueError: a side is not a multiple of 2, or under 4.
-    """
-    _, height, width = shape
-    if height % 2 or width % 2 or min(height, width) < 4:
-        raise ValueError(f"images of {height}x{width} have no default views: give --size with an even number from 4")
-    wide = width // 2 + max(1, width // 8)
-    return (
-        Named("left", Crop(shape, 0, 0, height, wide)),
-        Named("right", Crop(shape, 0, width - wide, height, wide)),
-        Named("pooled", Pool(shape, 2)),
-    )

@@ -16,6 +16,7 @@ from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
+from stages.conditioned import classes_of, condition_of
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
@@ -23,7 +24,6 @@ from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.judge import Drawn, Judge
 from stages.sample import Sample
 from stages.sets import Stored
-from stages.told import classes_of, condition_of
 from stages.train import Fit, Train
 
 

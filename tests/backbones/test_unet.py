@@ -17,7 +17,7 @@ from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 
 
-@pytest.mark.parametrize("size", [(8, 8), (8, 5), (4, 4), (1, 7), (13, 17), (32, 32)])
+@pytest.mark.parametrize("size", [(8, 8), (8, 5), (4, 4), (1, 7), (13, 17), (32, 32), (3, 8, 8), (1, 5, 7), (8, 4, 4)])
 @pytest.mark.parametrize("channels", [(1, 1), (5, 3)])
 def test_any_size_goes_through_and_nothing_comes_out_at_first(size, channels):
     net = unet.Config(width=8).build((channels[1], *size), *channels)
@@ -100,9 +100,19 @@ def test_sizes_that_cannot_be_are_refused(wrong):
         unet.Config(**wrong)
 
 
-def test_video_is_refused():
+@pytest.mark.parametrize("shape", [(3, 8), (3, 2, 8, 16, 16)])
+def test_what_is_no_image_and_no_clip_is_refused(shape):
     with pytest.raises(ValueError, match="C, H, W"):
-        unet.Config().build((3, 8, 16, 16), 3, 3)
+        unet.Config().build(shape, 3, 3)
+
+
+def test_frames_of_a_clip_depend_on_one_another_in_their_order():
+    model = trained_looking((1, 3, 6, 6), mixing=0)
+    x = torch.randn(1, 1, 3, 6, 6, requires_grad=True)
+    model(x, torch.ones(1))[0, 0, 0].sum().backward()
+    assert (x.grad[0, 0].flatten(1).abs().amax(1) > 1e-4).all()
+    turned = model(x.flip(2), torch.ones(1)).flip(2)
+    assert not torch.allclose(turned, model(x, torch.ones(1)), atol=1e-2)
 
 
 SMALL = {"width": 8, "multipliers": (1, 2, 2), "blocks": 1, "head": 8, "embedding": 16}

@@ -15,8 +15,8 @@ from pipeline.data.records import Examples
 from pipeline.engine import cluster
 from pipeline.learning.weights import unpack
 from pipeline.store import Store
+from stages.conditioned import cond_of
 from stages.corrupt import load
-from stages.told import cond_of
 
 TEXTS = (("a dark night", "dark and gloomy"), ("a bright day", "bright, sunny"))
 VECTORS = ([1.0, -1.0, 1.0], [-1.0, 1.0, 1.0])

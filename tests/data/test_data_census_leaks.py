@@ -15,6 +15,7 @@ from pipeline.physics.boxes import FixedBox
 from pipeline.physics.corruption import Clean, Noisy, Through, corrupt
 from pipeline.physics.masks import BoxMask, PixelMask
 from pipeline.physics.views import Channel, Crop, Pool
+from pipeline.physics.windows import RandomCrop
 
 SHAPE = (3, 16, 16)
 CORRUPTIONS = [
@@ -25,6 +26,7 @@ CORRUPTIONS = [
     Through(Channel(SHAPE, (1,)), noise=0.1),
     PixelMask(0.5, noise=0.1),
     BoxMask(0.2, 0.5),
+    RandomCrop(9, 10),
 ]
 
 

@@ -12,10 +12,10 @@ import torch
 from pipeline.backbones import adm, dit, mlp
 from pipeline.backbones.captions import Captions
 from pipeline.backbones.condition import Condition, Embedded, Labels
+from pipeline.data.conditioned import read_column
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
-from pipeline.data.told import read_column
 from pipeline.diffusion.sample import Heun, samples
 from pipeline.graph import Context, step
 from pipeline.keys import Key
@@ -23,9 +23,9 @@ from pipeline.learning.optim import AdamW
 from pipeline.physics.views import Crop
 from pipeline.place import Place
 from stages.compose import Combine, Seen
+from stages.conditioned import cond_of, taught, told
 from stages.ingest import Ingest
 from stages.joint import Rows, TrainJoint, mixed
-from stages.told import cond_of, taught, told
 from stages.train import Fit, Share, Train, course, opened, reader
 
 N, CLASSES = 2500, 3

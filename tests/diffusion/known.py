@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.precond import Preconditioned
+from pipeline.diffusion.told import Told
 
 
 class Known(nn.Module):
@@ -22,6 +25,23 @@ class Known(nn.Module):
 
     def forward(self, x, sigma, cond=None):
         return self.law(x, sigma, cond)
+
+
+class KnownTold(nn.Module):
+    """The exact denoiser of what each row shows of a law, told as `Told` is."""
+
+    def __init__(self, law, telling):
+        super().__init__()
+        self.law, self.config = law, Told.Config(telling, MLP(width=8, blocks=1))
+
+    def forward(self, x, sigma, cond=None, code=None):
+        how, out = self.config.telling, torch.zeros_like(x)
+        numbers = torch.arange(math.prod(how.shape)).reshape(how.shape) + 1
+        for i in range(len(x)):
+            shown = how.cut(numbers, code[i : i + 1])[0]
+            A = torch.eye(numbers.numel(), dtype=torch.float64)[shown[shown > 0] - 1]
+            out[i, shown > 0] = self.law.through(A)(x[i, shown > 0][None], sigma[i : i + 1])[0]
+        return out
 
 
 class Correction(nn.Module):

@@ -12,6 +12,7 @@ from pipeline.physics.masks import BoxMask, FixedMask, LineMask, Masked, PixelMa
 from pipeline.physics.mixture import Mixture, Routed
 from pipeline.physics.sensors import Measured, Poisson, Quantised
 from pipeline.physics.views import Pool
+from pipeline.physics.visible import Visible
 from pipeline.physics.watermark import Diagonal, Watermark
 from pipeline.physics.windows import DroppedFrames, FrameRate, RandomCrop, Runs, ShortClip
 
@@ -31,6 +32,9 @@ MAPS: dict[str, LinearMap] = {
     "runs of channels": Runs(COLOUR, 0, torch.tensor([1, 0]), 2),
     "diagonal": Diagonal(COLOUR, torch.linspace(-1, 1, 25)[:24].reshape(1, 1, 4, 6)),
     "diagonal, some hidden, one a row": Diagonal(COLOUR, (torch.arange(144.0) % 5).reshape(2, *COLOUR)),
+    "visible": Visible(COLOUR, PixelMask(0.5), seed=3, draw=1),
+    "visible beside a watermark": Visible(COLOUR, LOGO),
+    "visible of each channel": Visible(COLOUR, PixelMask(0.4, per_channel=True)),
     "routed": Routed(
         (Identity(COLOUR), Masked(COLOUR, (torch.arange(144) % 3 > 0).reshape(2, *COLOUR))),
         (torch.tensor([3, 0]), torch.tensor([1, 2])),

@@ -1,0 +1,202 @@
+"""TrainAmbient: one denoiser from sets of rows that hold noise of their own, some none, some very much."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
+from pipeline.data.bands import Allowed, banded
+from pipeline.data.reader import OPERATOR, InMemory, Reader
+from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.engine.train import Make, train
+from pipeline.graph import Context, Step
+from pipeline.keys import Key
+from pipeline.learning.course import Course
+from pipeline.learning.state import differing
+from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
+from pipeline.objectives.ambient import Ambient
+from pipeline.store import Artifact
+from stages.conditioned import columns_of, condition_of, taught
+from stages.corrupt import shape_of
+from stages.train import Fit, Trains, count, opened, reader, save
+
+SIGMA = "sigma"  # the column of rows that were told how much noise each holds
+GROUPS = 8  # into which rows with noise of their own are divided, by how much that is
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A set of rows and how it teaches.
+
+    Args:
+        data: the rows.
+        noise: the σ of the white noise they hold; None: each says its own (column "sigma").
+        weight: of the set among those that may teach at the same level (None: the number of its rows).
+        below: the σ above which it does not teach (None: it always may).
+    """
+
+    data: Step
+    noise: float | None = 0.0
+    weight: float | None = None
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise is {self.noise}: give the σ that the rows hold, from 0")
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"weight is {self.weight}: give a number above 0")
+        if self.below is not None and not self.below > (self.noise or 0):
+            raise ValueError(f"rows with noise {self.noise} cannot teach below {self.below}: raise it")
+
+
+@dataclass(frozen=True)
+class TrainAmbient(Trains):
+    """A denoiser of clean images (`denoiser.json`, `weights.safetensors`) from rows of which none need be clean.
+
+    Noise levels are drawn first, then rows that may teach there (pipeline/data/bands.py); the loss is that of
+    pipeline/objectives/ambient.py. Below all sets' noise nothing is learned: sample no further down than there.
+
+    Args:
+        rows: the sets.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
+        fit: how it is trained.
+        seed: of its weights, its order and its noise.
+        start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
+        objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
+        unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
+    """
+
+    rows: tuple[Learned, ...]
+    backbone: Backbone = unet.Config()
+    fit: Fit = Fit()
+    seed: int = 0
+    start: Step | None = None
+    objective: Ambient = Ambient()
+    unless: Step | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("there are no rows to learn from: give a set at least")
+        if self.unless is not None and self.start is None:
+            raise ValueError("unless says when to stay with start: give a start, too")
+
+    @property
+    def network(self) -> Preconditioned.Config:
+        """What is trained, but for the spread of the data."""
+        return Preconditioned.Config(shape_of(self.rows[0].data), self.backbone)
+
+    @property
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+        return [each.data for each in self.rows]
+
+    def make(self, open: Callable[[Step], Artifact]) -> Make:
+        start = None if self.start is None else open(self.start)
+        return partial(_course, self, [open(data) for data in self.sets], start)
+
+    def run(self, at: Context) -> None:
+        if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
+            kept = at.open(self.start)
+            for file in {DESCRIPTION, WEIGHTS, "metrics.json"} & set(kept.names()):
+                at.out.write(file, kept.read(file))
+            return
+        sets = [at.open(data) for data in self.sets]
+        taught(sets, self, at)
+        metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
+        at.out.write("metrics.json", json.dumps(metrics))
+
+
+Part = tuple[Reader, np.ndarray | float, Allowed]
+
+
+def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, device: torch.device) -> Course:
+    parts: list[Part] = []
+    for told, data in zip(stage.rows, sets, strict=True):
+        more = () if told.noise is not None else (OPERATOR + SIGMA,)
+        rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
+        parts += divided(rows, told, data, stage.objective) if more else [whole(rows, told, stage.objective)]
+    model = None if start is None else unpack(start.read, device, Preconditioned)
+    return course(parts, stage, model, device)
+
+
+def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:
+    """A set of one noise, as a part of a mixture."""
+    floor = told.noise or 0.0
+    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight or len(rows))
+
+
+def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> list[Part]:
+    """A set whose rows each have their own noise, in groups of about as much; a group teaches above its noisiest row.
+
+    Raises ValueError where the rows do not say it, or do not fit into memory.
+    """
+    if not isinstance(rows, InMemory):
+        raise ValueError(f"rows of {data.address} each have a noise of their own: raise fit.memory, to hold them")
+    held = rows.examples
+    if SIGMA not in held.operator:
+        raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
+    floors = held.operator[SIGMA].astype(np.float64)
+    order = np.argsort(floors, kind="stable")
+    groups = [np.sort(group) for group in np.array_split(order, min(GROUPS, len(np.unique(floors)))) if len(group)]
+    found: list[Part] = []
+    for group in groups:
+        part = InMemory(held.take(group), rows.columns)
+        where = Allowed(
+            objective.least(float(floors[group].max())),
+            told.below or math.inf,
+            (told.weight or len(held)) * len(group) / len(held),
+        )
+        found.append((part, floors[group], where))
+    return found
+
+
+def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
+    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
+    key = Key(stage.seed).fold("ambient")
+    if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
+        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
+    torch.manual_seed(key.fold("weights").integer())
+    if start is None:
+        centre, spread = moments(parts)
+        model = Preconditioned.Config(parts[0][0].shape, stage.backbone, EDM(sigma_data=spread)).build()
+        model.centre.copy_(centre)
+    else:
+        model = replace(start.config, backbone=stage.backbone).build()
+        if told := differing(start.state_dict(), model.state_dict(), "of start"):
+            raise ValueError(f"start has another network than backbone: {told}")
+        model.load_state_dict(start.state_dict())
+    model = model.to(device)
+    mixed = banded(parts, stage.fit.levels)
+    return Course(
+        state=stage.fit.state(model),
+        batches=reader(mixed, stage.fit, stage.seed, condition_of(stage)),
+        objective=replace(stage.objective, precond=model.config.precond),
+        levels=stage.fit.levels,
+        clock=stage.fit.clock,
+        key=key,
+        bf16=stage.fit.bf16,
+        names=mixed.ids,
+    )
+
+
+def moments(parts: Sequence[Part]) -> tuple[Tensor, float]:
+    """The mean image of all rows and the root mean square about it of what they show, their noise taken off."""
+    counts = torch.tensor([float(len(rows)) for rows, *_ in parts], dtype=torch.float64)
+    share = counts / counts.sum()
+    found = [rows.moments() for rows, *_ in parts]
+    centres = torch.stack([centre.double() for centre, _ in found])
+    centre = torch.einsum("k,k...->...", share, centres)
+    noise = torch.tensor([float(np.mean(np.square(floors))) for _, floors, _ in parts], dtype=torch.float64)
+    within = torch.tensor([spread**2 for _, spread in found], dtype=torch.float64)
+    between = ((centres - centre) ** 2).flatten(1).mean(1)
+    variance = float((share * (within - noise + between)).sum())
+    return centre.float(), math.sqrt(max(variance, 1e-4 * float((share * within).sum())))

@@ -1,0 +1,145 @@
+"""Noisy sets: few clean images, many that hold noise, and some that nobody learns from, as the recipes share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pipeline.diffusion.sample import Sampler
+from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
+from pipeline.physics.corruption import Clean, Noisy
+from stages.census import Census
+from stages.compare import Compare, Contestant, Shown
+from stages.corrupt import Corrupt, Part
+from stages.evaluate import Evaluate
+from stages.extractors import extractor
+from stages.images import Images
+from stages.judge import Drawn, Judge
+from stages.sample import Sample
+from stages.sets import Stored
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Which images are clean, which noisy, and which measure.
+
+    Args:
+        clean: how many images are seen clean.
+        noise: σ of the noisy ones, for pixels in [-1, 1]; with --noisy and none given, each of them says its own.
+        noisy: where images are that arrived noisy; if not given, those left over are made so.
+        count: how many noisy ones to take; all if not given.
+        test: how many clean images are held out, to measure with.
+    """
+
+    unprefixed = True
+
+    clean: int = 55
+    noise: float | None = 0.2
+    noisy: str = ""
+    count: int | None = None
+    test: int = 400
+
+    def __post_init__(self) -> None:
+        if self.clean < 0 or self.test < 2:
+            raise ValueError(f"clean is {self.clean} and test {self.test}: give clean from 0, and 2 or more to measure")
+        if self.noise is None and not self.noisy:
+            raise ValueError("noise is not given: say how much to add, or name images that arrived noisy (--noisy)")
+        if self.noise is not None and not self.noise > 0:
+            raise ValueError(f"noise is {self.noise}: give the σ of the noisy images, above 0")
+
+
+@dataclass(frozen=True)
+class NoisySets:
+    """What a method may learn from, and what measures it; made by `noisy_sets`.
+
+    `clean` is None where there are no clean images; `unharmed` has all originals, where they are known; `noise` None
+    says that every noisy row has its own.
+    """
+
+    images: Images
+    clean: Step | None
+    noisy: Step
+    test: Step
+    unharmed: Step | None
+    census: Step
+    noise: float | None
+    seed: int
+
+    @property
+    def few(self) -> Step:
+        """The clean images. Raises ValueError where there are none."""
+        if self.clean is None:
+            raise ValueError("clean is 0 and this method needs clean images to begin with: give some, or use ambient")
+        return self.clean
+
+    @property
+    def level(self) -> float:
+        """σ of the noisy images. Raises ValueError where each has its own."""
+        if self.noise is None:
+            raise ValueError("each noisy image has its own noise, and this method needs one for all: give --noise")
+        return self.noise
+
+    @property
+    def originals(self) -> Step:
+        """All images before they were made noisy. Raises ValueError where nobody has them."""
+        if self.unharmed is None:
+            raise ValueError("these images arrived noisy and nobody knows them clean: leave out --ceiling")
+        return self.unharmed
+
+    def report(
+        self,
+        title: str,
+        models: Mapping[str, tuple[Step, float]],
+        shown: Mapping[str, Step],
+        against: str | None,
+        samples: int,
+        sampler: Sampler,
+        judging: Judging,
+        scale: Scale,
+        learned: Step | None = None,
+        also: Mapping[str, Step] | None = None,
+    ) -> Step:
+        """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
+
+        Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
+        (the clean images, if not given), and what is in `also` is judged like samples.
+        """
+        wide, one = self.images.wide, replace(scale, workers=1)
+        taught = self.unharmed or self.clean or self.noisy
+        how, eye = extractor(judging, self.images.shape, lambda: taught, self.test, one)
+        contestants = []
+        for name, (model, least) in models.items():
+            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+            drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
+            measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
+            contestants.append(Contestant(name, measured, drawn))
+        drawn = [Drawn(c.name, c.samples) for c in contestants]
+        drawn += [Drawn(name, made) for name, made in (also or {}).items()]
+        judged = step(Judge(tuple(drawn), self.test, learned or self.clean or self.noisy, how, eye), "judge", wide)
+        given = {"clean": self.clean, "noisy": self.noisy, **shown}
+        pictures = tuple(Shown(name, data) for name, data in given.items() if data is not None)
+        ceiling = "all clean" if "all clean" in models else None
+        report = Compare(title, tuple(contestants), pictures, against, ceiling, census=self.census, judgement=judged)
+        return step(report, "report")
+
+
+def noisy_sets(images: Images, harm: Harm, seed: int) -> NoisySets:
+    """The sets of a recipe: no image is in two of them."""
+    full = images.ingest("ingest")
+    clean, test, count, wide = harm.clean, harm.test, harm.count, images.wide
+    held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
+    few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", wide) if clean else None
+    unharmed = None
+    if harm.noisy:
+        known = None if harm.noise is None else Noisy(noise=harm.noise)
+        arrived = images.of(harm.noisy).ingest("ingest/noisy", known=known)
+        many = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/noisy", wide)
+    else:
+        harmed = Corrupt(full, Part(test + clean, count, seed), Noisy(noise=harm.noise or 0.0), seed)
+        many = step(harmed, "data/noisy", wide)
+        every = Part(test, None if count is None else clean + count, seed)
+        unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", wide)
+    sets = [("clean", few), ("noisy", many), ("test", held)]
+    looked = Census(tuple(Stored(name, data) for name, data in sets if data is not None), seed)
+    return NoisySets(images, few, many, held, unharmed, step(looked, "census", wide), harm.noise, seed)

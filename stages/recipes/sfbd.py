@@ -1,0 +1,58 @@
+"""sfbd: noisy images are denoised by the model so far, the model learns from the outcome, and so on for some rounds.
+
+Pretrained on a few clean images; then every round restores the noisy ones along the probability flow from their own
+noise to none and fine-tunes on what comes out and on the clean images ("Stochastic Forward-Backward Deconvolution", Lu
+et al., arXiv 2502.05446). docs/noisy.md says at which rate that comes near the truth, and what the options add.
+"""
+
+from __future__ import annotations
+
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
+from pipeline.diffusion.sample import Heun, Sampler
+from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
+from stages.images import Images
+from stages.noisy import Harm, noisy_sets
+from stages.rounds import Rounds, deconvolve, pretrain
+from stages.train import Fit, Train
+
+
+def sfbd(
+    images: Images = Images(),
+    harm: Harm = Harm(),
+    rounds: Rounds = Rounds(),
+    ceiling: bool = False,
+    samples: int = 256,
+    seed: int = 0,
+    scale: Scale = Scale(),
+    judging: Judging = Judging(),
+    sampler: Sampler = Heun(),
+    backbone: Backbone = unet.Config(dropout=0.25),
+    fit: Fit = Fit(images=64_000).decayed(0.3),
+    clean_fit: Fit = Fit(images=51_200).decayed(0.3),
+) -> Step:
+    """Train a diffusion model from a few clean and many noisy images, by rounds of denoising and fine-tuning.
+
+    Args:
+        images: the images.
+        harm: which of them are noisy.
+        rounds: what a round is, and how many there are.
+        ceiling: also train on the same images without noise, which shows how far there is to go.
+        samples: how many images each model draws, to be judged.
+        seed: of every random choice.
+        scale: workers of each training and denoising step, and CPUs and GPUs of each worker.
+        judging: in which features samples are judged, and how.
+        sampler: how they are drawn.
+        backbone: the network.
+        fit: how it is trained in each round.
+        clean_fit: how it is pretrained on the clean images.
+    """
+    sets = noisy_sets(images, harm, seed)
+    first = pretrain(sets, backbone, clean_fit, scale)
+    done = deconvolve(sets, first, rounds, backbone, fit, scale, judging)
+    models = {"sfbd": (done.model, 0.0), "clean only": (first, 0.0)}
+    if ceiling:
+        models["all clean"] = (step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0)
+    shown = {"restored first": done.restored[0], "restored last": done.restored[-1]}
+    return sets.report("Diffusion by deconvolution", models, shown, "clean only", samples, sampler, judging, scale)

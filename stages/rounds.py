@@ -1,0 +1,129 @@
+"""Rounds: denoise the noisy rows with the model so far, fine-tune on the outcome, and see whether that was worth it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.backbones.backbone import Backbone
+from pipeline.diffusion.sample import Ancestral, Heun, Sampler
+from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
+from pipeline.objectives.ambient import Ambient
+from pipeline.physics.corruption import Noisy
+from stages.ambient import Learned, TrainAmbient
+from stages.corrupt import Corrupt
+from stages.denoise import Denoise
+from stages.judge import Drawn, Judge
+from stages.noisy import NoisySets
+from stages.proximal import Chosen, Proximal
+from stages.sample import Sample
+from stages.train import Fit
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What a round is, and how many there are.
+
+    Args:
+        most: the largest number of rounds.
+        stop: whether the rounds end when samples, noise added, no longer come nearer to the noisy images.
+        share: of the clean images in what is learned from, besides the restored ones (None: by their number).
+        stochastic: whether noisy images are denoised by draws from the posterior, not along the probability flow.
+        steps: noise levels from the largest to the least, of which denoising takes those below the images' noise.
+        residual: the noise that restored images are still taken to hold, as a share of what they held: 0.125 is
+            Ambient Dataloops (arXiv 2601.15417), 0 is SFBD.
+        direct: whether noisy images also teach directly, above their own noise.
+        cap: how near to it, as in the recipe ambient; where restored images teach as well, well above is best.
+        only_below: whether restored images teach only where noisy ones cannot.
+    """
+
+    most: int = 3
+    stop: bool = True
+    share: float | None = None
+    stochastic: bool = False
+    steps: int = 64
+    residual: float = 0.0
+    direct: bool = False
+    cap: float = 1.5
+    only_below: bool = False
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or self.steps < 2:
+            raise ValueError(f"most is {self.most} and steps {self.steps}: give a round at least, and 2 steps")
+        if self.share is not None and not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}: give the clean images' share, within (0, 1)")
+        _ = self.objective  # its complaints are due now
+        if not 0 <= self.residual < 1:
+            raise ValueError(f"residual is {self.residual}: give the share of the noise that is left, within [0, 1)")
+        if self.only_below and not self.direct:
+            raise ValueError("only_below leaves other levels to the noisy images: add direct, so that they teach there")
+
+    @property
+    def objective(self) -> Ambient:
+        """What a round minimises."""
+        return Ambient(cap=self.cap)
+
+    @property
+    def sampler(self) -> Sampler:
+        """Along which noisy rows are denoised."""
+        return Ancestral(steps=self.steps) if self.stochastic else Heun(steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The model after the best round, those after every round, and what each restored."""
+
+    model: Step
+    models: tuple[Step, ...]
+    restored: tuple[Step, ...]
+
+
+def pretrain(sets: NoisySets, backbone: Backbone, fit: Fit, scale: Scale, label: str = "pretrained") -> Step:
+    """A model of the clean images alone. Raises ValueError: there are none."""
+    asked = TrainAmbient((Learned(sets.few),), backbone, fit, sets.seed)
+    return step(asked, label, scale, (sets.census,))
+
+
+def lessons(sets: NoisySets, restored: Step, rounds: Rounds) -> tuple[Learned, ...]:
+    """What a round learns from, each set at the levels and with the weight that are its own."""
+    noisy = Learned(sets.noisy, sets.noise) if rounds.direct else None
+    below = rounds.objective.least(sets.level) if rounds.only_below else None
+    found = [Learned(restored, rounds.residual * sets.level if rounds.residual else 0.0, below=below)]
+    found += [] if noisy is None else [noisy]
+    if rounds.share is not None:
+        others = 1.0 if rounds.only_below or noisy is None else 0.5  # at any level where both may teach
+        found = [replace(each, weight=(1 - rounds.share) * others) for each in found]
+    return (*(() if sets.clean is None else (Learned(sets.clean, weight=rounds.share),)), *found)
+
+
+def deconvolve(
+    sets: NoisySets,
+    first: Step,
+    rounds: Rounds,
+    backbone: Backbone,
+    fit: Fit,
+    scale: Scale,
+    judging: Judging,
+    label: str = "round",
+) -> Rounded:
+    """Rounds of restoring and fine-tuning, from the model `first`, which may be any denoiser of such images."""
+    model, told, learned = first, None, None
+    models, restored = [], []
+    wide, one = sets.images.wide, replace(scale, workers=1)
+    for k in range(rounds.most):
+        at, seed = f"{label}/{k + 1}", sets.seed + k
+        asked = Denoise(model, sets.noisy, sets.noise, rounds.sampler, seed, unless=told)
+        restored.append(step(asked, f"{at}/restored", scale))
+        start = model if isinstance(model.stage, TrainAmbient) else None
+        rows = lessons(sets, restored[-1], rounds)
+        learned = TrainAmbient(rows, backbone, fit, seed + 1, start, rounds.objective, told)
+        model = step(learned, at, scale)
+        models.append(model)
+        if rounds.stop:
+            drawn = step(Sample(model, 512, seed=seed), f"{at}/samples", one)
+            noised = step(Corrupt(drawn, corruption=Noisy(noise=sets.level), seed=seed), f"{at}/noised", wide)
+            near = step(Judge((Drawn("noised", noised),), sets.noisy, judging=judging), f"{at}/judged", wide)
+            told = step(Proximal(near, told), f"{at}/proximal")
+    if told is not None:
+        model = step(Chosen(tuple(models), told), label)
+    return Rounded(model, tuple(models), tuple(restored))

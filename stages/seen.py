@@ -1,0 +1,123 @@
+"""Seen: images of which nobody has seen more than a part, and a few clean ones that measure, as recipes share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.diffusion.sample import Sampler
+from pipeline.graph import Scale, Step, step
+from pipeline.keys import Key
+from pipeline.metrics.judging import Judging
+from pipeline.physics.corruption import Clean, Corruption
+from pipeline.physics.linear import Shape
+from pipeline.physics.modes import modes
+from stages.census import Census
+from stages.compare import Compare, Contestant, Shown
+from stages.corrupt import Corrupt, Part
+from stages.evaluate import Evaluate
+from stages.extractors import extractor
+from stages.images import Images
+from stages.judge import Drawn, Judge
+from stages.sample import Sample
+from stages.sets import Stored
+
+PROBES = 8  # draws of a corruption that tell its singular values
+
+
+@dataclass(frozen=True)
+class SeenSets:
+    """What a method may learn from, and what measures it; made by `seen_sets`.
+
+    `unharmed` has the originals of `rows`, where they are known; `noise` is for rows that do not say what they have.
+    """
+
+    images: Images
+    rows: Step
+    test: Step
+    unharmed: Step | None
+    census: Step
+    noise: float | None
+    seed: int
+
+    @property
+    def originals(self) -> Step:
+        """All rows' images, whole. Raises ValueError where nobody has them."""
+        if self.unharmed is None:
+            raise ValueError("these images arrived damaged and nobody knows them whole: leave out --ceiling")
+        return self.unharmed
+
+    def report(
+        self,
+        title: str,
+        models: Mapping[str, tuple[Step, float]],
+        shown: Mapping[str, Step],
+        against: str | None,
+        samples: int,
+        sampler: Sampler,
+        judging: Judging,
+        scale: Scale,
+    ) -> Step:
+        """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged."""
+        wide, one = self.images.wide, replace(scale, workers=1)
+        how, eye = extractor(judging, self.images.shape, lambda: self.unharmed or self.test, self.test, one)
+        contestants = []
+        for name, (model, least) in models.items():
+            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+            drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
+            measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
+            contestants.append(Contestant(name, measured, drawn))
+        drawn = tuple(Drawn(c.name, c.samples) for c in contestants)
+        judged = step(Judge(drawn, self.test, self.unharmed, how, eye), "judge", wide)
+        pictures = tuple(Shown(name, data) for name, data in {"seen": self.rows, **shown}.items())
+        ceiling = "all clean" if "all clean" in models else None
+        report = Compare(title, tuple(contestants), pictures, against, ceiling, census=self.census, judgement=judged)
+        return step(report, "report")
+
+
+def seen_sets(
+    images: Images,
+    corruption: Corruption,
+    measured: str,
+    noise: float | None,
+    count: int | None,
+    test: int,
+    seed: int,
+) -> SeenSets:
+    """The sets of a recipe, no image in two of them: `test` clean ones, and `count` seen through the corruption.
+
+    With `measured`, those of that collection as they arrived. Raises ValueError: numbers that measure nothing.
+    """
+    if test < 2 or (count is not None and count < 1):
+        raise ValueError(
+            f"test is {test} and count {count}: give 2 or more images to measure with, and 1 to learn from"
+        )
+    full, wide, unharmed = images.ingest("ingest"), images.wide, None
+    held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
+    if measured:
+        arrived = images.of(measured).ingest("ingest/measured")
+        rows = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/seen", wide)
+    else:
+        if noise is not None:
+            raise ValueError("noise is for images that arrived damaged: give it to the corruption")
+        part = Part(test, count, seed)
+        rows = step(Corrupt(full, part, corruption, seed), "data/seen", wide)
+        unharmed = step(Corrupt(full, part, Clean(), seed), "data/unharmed", wide)
+    looked = Census((Stored("seen", rows), Stored("test", held)), seed)
+    return SeenSets(images, rows, held, unharmed, step(looked, "census", wide), noise, seed)
+
+
+def least_level(corruption: Corruption, shape: Shape) -> float:
+    """The largest std that A⁺ makes of the corruption's noise in any mode, found out on a few draws.
+
+    Raises ValueError: its operators have no modes that are known.
+    """
+    stretched = 0.0
+    for k in range(PROBES):
+        row = corruption.draw(shape, Key(0).fold("least", k))
+        _, values = modes(corruption.at({name: np.asarray(value)[None] for name, value in row.items()}, shape))
+        noise = float(np.asarray(row.get("sigma", corruption.noise)))
+        stretched = max(stretched, float((noise / values[values > 0]).max()))
+    return stretched

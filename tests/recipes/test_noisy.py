@@ -1,0 +1,342 @@
+"""Recipes of noisy images: who learns what at which levels, rounds that end by noisy data alone, and toy runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import graph
+from pipeline.backbones import mlp
+from pipeline.data.manifest import Manifest, name
+from pipeline.data.reader import InMemory
+from pipeline.data.records import Examples
+from pipeline.data.shards import write_shard
+from pipeline.diffusion.exact import Gaussian
+from pipeline.diffusion.precond import Preconditioned
+from pipeline.diffusion.sample import Ancestral, Heun
+from pipeline.graph import Context, Scale, Stage, step
+from pipeline.learning.weights import pack
+from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.store import Store
+from stages.ambient import Learned, TrainAmbient, course, divided, moments, whole
+from stages.corrupt import load
+from stages.denoise import Denoise, _denoise
+from stages.noisy import Harm
+from stages.proximal import decide
+from stages.recipes.ambient import ambient
+from stages.recipes.compare import ROUNDS, Method, compare, wanted
+from stages.recipes.sfbd import sfbd
+from stages.rounds import Rounds
+from stages.train import Fit
+from stages.versus import Trial, Versus
+
+SHAPE, NOISE, ROWS = (1, 2, 2), 0.5, 11
+TINY = mlp.Config(width=8, blocks=1)
+
+
+def of(recipe, **options) -> dict[str, graph.Step]:
+    return {node.label: node for node in graph.walk(recipe(**options))}
+
+
+def noisy_rows(count: int = ROWS) -> Examples:
+    y = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(0))
+    return Examples.from_x([f"row-{i}" for i in range(count)], y)
+
+
+class Law(torch.nn.Module):
+    """A Gaussian's denoiser as a network."""
+
+    config = SimpleNamespace(shape=SHAPE)
+
+    def __init__(self):
+        super().__init__()
+        self.here = torch.nn.Parameter(torch.zeros(()))
+        self.law = Gaussian(torch.zeros(SHAPE), 0.09 * torch.eye(4))
+
+    def forward(self, x, sigma, cond=None):
+        return self.law(x, sigma)
+
+
+@dataclass(frozen=True)
+class Rows(Stage):
+    """Noisy rows in three shards."""
+
+    def run(self, at: Context) -> None:
+        rows, cuts = noisy_rows(), [0, 5, 6, ROWS]
+        for i, (first, end) in enumerate(itertools.pairwise(cuts)):
+            with at.out.writing(name(i)) as file:
+                write_shard(file, rows.take(range(first, end)))
+        Manifest.of(np.diff(cuts), SHAPE, "float16").write(at.out)
+
+
+@dataclass(frozen=True)
+class Model(Stage):
+    """A network that nobody trained."""
+
+    def run(self, at: Context) -> None:
+        torch.manual_seed(0)
+        for file, content in pack(Preconditioned.Config(SHAPE, TINY).build()).items():
+            at.out.write(file, content)
+
+
+@dataclass(frozen=True)
+class Said(Stage):
+    """A round that was, or was not, the last."""
+
+    over: bool
+
+    def run(self, at: Context) -> None:
+        at.out.write("proximal.json", json.dumps({"over": self.over}))
+
+
+def made(target: graph.Step, store: Store) -> Store:
+    for node in graph.walk(target):
+        if not store.has(node):
+            with store.writing(node) as out:
+                node.stage.run(Context(out, store, Scale(), SimpleNamespace(metrics=lambda *a, **k: None)))
+    return store
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    def each(function, items, at, load=None):
+        held = [] if load is None else [cache(load)]
+        return (function(item, *held) for item in items)
+
+    monkeypatch.setattr("pipeline.engine.shards.each", each)
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("sampler", [Heun(steps=8), Ancestral(steps=8)])
+def test_every_row_is_restored_once_and_the_same_in_any_batch(store, sampler):
+    """T8 and T10: ids, order and bytes know nothing of batches; the path starts at the rows' own noise."""
+    found = {}
+    for batch in (1, 4, 256):
+        target = step(Denoise(step(Model()), step(Rows()), NOISE, sampler, batch=batch))
+        found[batch] = load(made(target, store).artifact(target.address))
+        assert found[batch].ids == noisy_rows().ids
+    assert all(np.allclose(rows.images, found[1].images, atol=1e-3) for rows in found.values())
+    assert found[1].images.dtype == np.float16
+
+
+def test_what_is_restored_is_the_end_of_the_path_from_the_noise():
+    """For N(0, v) data the probability flow scales y by √(v/(v + s²))."""
+    data = SimpleNamespace(file=lambda _: None, address="rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.denoise.read_shard", lambda *_: noisy_rows())
+        asked = Denoise(step(Model()), step(Rows()), NOISE, Heun(steps=400))
+        rows, _ = _denoise(asked, data, 0, Law)  # pyright: ignore[reportArgumentType]
+    want = noisy_rows().x() * math.sqrt(0.09 / (0.09 + NOISE**2))
+    torch.testing.assert_close(rows.x(), want.clamp(-1, 1), rtol=5e-3, atol=1e-3)
+
+
+def test_rows_that_do_not_fit_or_come_out_as_nothing_are_named(store):
+    target = step(Denoise(step(Model()), step(Rows()), None))
+    with pytest.raises(ValueError, match="do not say how much noise"):
+        made(target, store)
+
+    class Broken(Law):
+        def forward(self, x, sigma, cond=None):
+            return super().forward(x, sigma) * torch.where(x[:, :1, :1, :1] > 0, math.nan, 1.0)
+
+    data = SimpleNamespace(file=lambda _: None, address="rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.denoise.read_shard", lambda *_: noisy_rows())
+        with pytest.raises(ValueError, match=r"not finite, such as row-\d"):
+            _denoise(Denoise(step(Model()), step(Rows()), NOISE), data, 0, Broken)  # pyright: ignore
+
+
+def test_once_it_is_over_nothing_is_restored_or_trained(store):
+    model, over = step(Model()), step(Said(True))
+    restored = step(Denoise(model, step(Rows()), NOISE, unless=over))
+    trained = step(TrainAmbient((Learned(restored),), TINY, start=model, unless=over))
+    made(trained, store)
+    kept, given = (store.artifact(each.address) for each in (trained, model))
+    assert kept.read("weights.safetensors") == given.read("weights.safetensors")
+    assert Manifest.open(store.artifact(restored.address).file).rows == 0
+
+
+def test_rounds_end_with_the_first_that_does_not_come_nearer():
+    said = None
+    for distance, over, best in [(0.5, False, 0), (0.3, False, 1), (0.4, True, 1), (0.1, True, 1)]:
+        said = decide(distance, said, 1)
+        assert (said["over"], said["round"]) == (over, best)
+    patient = None
+    for distance in (0.5, 0.6, 0.4):
+        patient = decide(distance, patient, 2)
+    assert patient == {"distance": 0.4, "best": 0.4, "round": 2, "rounds": 3, "over": False}
+
+
+def test_the_spread_of_the_data_is_told_without_the_noise():
+    """Of rows N(m, v) with noise s, half of them clean: m and v, not v + s²."""
+    generator = torch.Generator().manual_seed(1)
+    x0 = 0.2 + 0.3 * torch.randn(4000, *SHAPE, generator=generator)
+    y = x0 + 0.5 * torch.randn(x0.shape, generator=generator)
+    parts = [
+        whole(InMemory(Examples.from_x([f"{s}{i}" for i in range(4000)], x)), Learned(step(Rows()), s), Ambient())
+        for x, s in ((x0, 0.0), (y, 0.5))
+    ]
+    centre, spread = moments(parts)
+    assert float(centre.mean()) == pytest.approx(0.2, abs=0.02)
+    assert spread == pytest.approx(0.3, abs=0.01)
+
+
+def test_rows_with_noise_of_their_own_teach_above_it_in_groups():
+    sigma = np.linspace(0.1, 0.8, 40).astype(np.float32)
+    rows = Examples(tuple(map(str, range(40))), np.zeros((40, *SHAPE), np.float16), operator={"sigma": sigma})
+    found = divided(InMemory(rows), Learned(step(Rows()), None), SimpleNamespace(address="it"), Ambient())  # pyright: ignore
+    assert sum(len(part) for part, *_ in found) == 40
+    for part, floors, where in found:
+        assert np.allclose(floors, [sigma[int(i)] for i in part.ids(range(len(part)))])
+        assert where.low == pytest.approx(Ambient().least(float(floors.max())))
+    assert sum(where.weight for *_, where in found) == pytest.approx(40)
+
+
+def test_a_start_gives_its_weights_and_the_backbone_its_dropout():
+    torch.manual_seed(0)
+    start = Preconditioned.Config(SHAPE, TINY).build()
+    part = [whole(InMemory(noisy_rows()), Learned(step(Rows()), NOISE), Ambient())]
+    dropped = TrainAmbient((Learned(step(Rows()), NOISE),), mlp.Config(8, 1, dropout=0.5), Fit(images=64))
+    state = course(part, dropped, start, torch.device("cpu")).state
+    assert state.model.config.backbone.dropout == 0.5
+    for found, given in zip(state.model.state_dict().values(), start.state_dict().values(), strict=True):
+        assert torch.equal(found, given)
+    other = TrainAmbient((Learned(step(Rows()), NOISE),), mlp.Config(16, 1), Fit(images=64))
+    with pytest.raises(ValueError, match="another network"):
+        course(part, other, start, torch.device("cpu"))
+
+
+def test_shifts_of_noisy_rows_are_refused():
+    asked = TrainAmbient((Learned(step(Rows()), NOISE),), TINY, Fit(images=64, shift=1))
+    with pytest.raises(ValueError, match="repeats edges"):
+        course([whole(InMemory(noisy_rows()), asked.rows[0], Ambient())], asked, None, torch.device("cpu"))
+
+
+def test_sfbd_starts_each_round_where_the_last_one_ended():
+    found = of(sfbd, rounds=Rounds(most=3))
+    assert found["round/1/restored"].stage.model is found["pretrained"]
+    for k in (2, 3):
+        assert found[f"round/{k}/restored"].stage.model is found[f"round/{k - 1}"]
+        assert found[f"round/{k}"].stage.start is found[f"round/{k - 1}"]
+        assert found[f"round/{k}"].stage.unless is found[f"round/{k - 1}/proximal"]
+        learned = found[f"round/{k}"].stage.rows
+        assert [(each.data.label, each.noise) for each in learned] == [
+            ("data/clean", 0.0),
+            (f"round/{k}/restored", 0.0),
+        ]
+    assert "unharmed" not in str(sorted(found)), "nobody has the originals of noisy images"
+
+
+def test_what_a_round_learns_from_is_as_its_options_say():
+    def lessons(**how):
+        rows = of(sfbd, rounds=Rounds(most=1, **how))["round/1"].stage.rows
+        return {row.data.label: (row.noise, row.weight, row.below) for row in rows}
+
+    assert lessons(residual=0.125)["round/1/restored"] == (0.125 * 0.2, None, None)
+    direct = lessons(direct=True, share=0.2)
+    assert direct == {
+        "data/clean": (0.0, 0.2, None),
+        "round/1/restored": (0.0, 0.4, None),
+        "data/noisy": (0.2, 0.4, None),
+    }
+    apart = lessons(direct=True, only_below=True, cap=4.0)
+    assert apart["round/1/restored"][2] == pytest.approx(0.2 * math.sqrt(4 / 3))
+
+
+def test_ambient_samples_of_noisy_images_alone_end_at_their_noise():
+    alone = of(ambient, harm=Harm(clean=0))
+    least = 0.2 * math.sqrt(4 / 3)
+    assert alone["samples/ambient"].stage.sampler.sigma_min == pytest.approx(least)
+    assert alone["evaluate/ambient"].stage.least == pytest.approx(least)
+    for harm, more in ((Harm(), {}), (Harm(clean=0), {"consistency": 1.0})):
+        assert of(ambient, harm=harm, **more)["samples/ambient"].stage.sampler.sigma_min == Heun().sigma_min
+    fading = of(ambient, harm=Harm(clean=0), weighting=Weighting.FADING)
+    assert fading["samples/ambient"].stage.sampler.sigma_min == pytest.approx(0.2)
+
+
+def test_compared_methods_see_equally_many_images_and_the_same_ones():
+    target = compare(seeds=2, fit=Fit(images=64_000))
+    seen = {(t.method, t.seed): t.images for t in target.stage.trials}
+    assert len(seen) == 2 * len(wanted("clean_early,clean_only,truncated,ambient,omni,sfbd,omni_sfbd,mixed,all_clean"))
+    for (method, _), images in seen.items():
+        if method != "clean_early":
+            assert 64_000 - 3 * 64 <= images <= 64_000, method
+    labels = {node.label: node for node in graph.walk(target)}
+    sources = [labels["seed 0/sfbd/1"].stage.rows[0].data, labels["seed 0/omni"].stage.rows[0].data]
+    assert sources[0] is sources[1] or sources[0].address == sources[1].address
+    assert len({node.address for node in graph.walk(target) if node.label == "seed 0/pretrained"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Harm(clean=-1), "clean is -1"),
+        (lambda: Harm(noise=0.0), "noise is 0.0"),
+        (lambda: Harm(noise=None), "noise is not given"),
+        (lambda: sfbd(harm=Harm(clean=0)), "needs clean images"),
+        (lambda: compare(methods="sfbd,omnii"), "no method 'omnii'; did you mean 'omni'"),
+        (lambda: compare(methods=" "), "name methods"),
+        (lambda: compare(seeds=0), "seeds is 0"),
+        (lambda: Rounds(most=0), "give a round"),
+        (lambda: Rounds(share=1.0), "share is 1.0"),
+        (lambda: Rounds(residual=1.0), "residual is 1.0"),
+        (lambda: Rounds(only_below=True), "add direct"),
+        (lambda: Learned(step(Rows()), noise=-0.1), "noise is -0.1"),
+        (lambda: Learned(step(Rows()), noise=0.5, below=0.4), "cannot teach below"),
+        (lambda: TrainAmbient(()), "no rows"),
+        (lambda: Denoise(step(Model()), step(Rows()), 0.0), "noise is 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(build, says):
+    with pytest.raises(ValueError, match=says):
+        build()
+
+
+def test_every_method_with_rounds_is_one_of_the_methods():
+    assert set(ROUNDS) < set(Method)
+
+
+@dataclass(frozen=True)
+class Measured(Stage):
+    """What was found of a method."""
+
+    error: float
+
+    def run(self, at: Context) -> None:
+        at.out.write("metrics.json", json.dumps({"denoising_error": self.error}))
+        numbers = {"frechet": {"value": 2 * self.error}}
+        at.out.write("judgement.json", json.dumps({"numbers": dict.fromkeys("abc", numbers)}))
+
+
+def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
+    errors = {"a": [1.0, 1.2, 1.1], "b": [0.7, 0.9, 0.6], "c": [0.5, 0.6, 0.4]}
+    trials = []
+    for method, values in errors.items():
+        for seed, value in enumerate(values):
+            found = step(Measured(value))
+            trials.append(Trial(method, seed, found, step(Rows()), found, 100))
+    target = step(Versus("It", tuple(trials), "a", "c"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.versus._first", lambda data: b"")
+        quiet = SimpleNamespace(metrics=lambda *a, **k: None, picture=lambda *a: None)
+        for node in graph.walk(target):
+            if not store.has(node):
+                with store.writing(node) as out:
+                    node.stage.run(Context(out, store, Scale(), quiet))
+    said = store.artifact(target.address).json("versus.json")
+    assert said["b"]["gap_closed"]["seeds"] == pytest.approx([0.6, 0.5, 5 / 7])
+    error = said["b"]["denoising_error"]
+    half = 4.302652729911275 * np.std([0.7, 0.9, 0.6], ddof=1) / 3**0.5  # Student's t, 2 degrees of freedom
+    assert (error["mean"], error["high"]) == pytest.approx((2.2 / 3, 2.2 / 3 + half))
+    page = store.artifact(target.address).read("report.html").decode()
+    assert "Over 3 seeds b has the lowest held-out denoising error: 0.7333" in page
+    with pytest.raises(ValueError, match="same seeds"):
+        Versus("It", tuple(trials[1:]), "a")
