@@ -27,6 +27,7 @@ VERBS = {  # and the module of each
     "gc": ("verbs", "delete what no name leads to"),
     "sample": ("verb_models", "draw images from a model"),
     "evaluate": ("verb_models", "measure a model on a set of images"),
+    "average": ("verb_average", "choose another average of a model's weights, after training"),
     "export": ("verb_portable", "write a model for programs that do not know this project"),
     "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
     "data": ("verb_data", "say what images hold, and which are in two sets"),

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.bands import Allowed, banded
-from pipeline.data.reader import LABEL, OPERATOR, InMemory, Reader
+from pipeline.data.reader import OPERATOR, InMemory, Reader
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
@@ -25,8 +25,8 @@ from pipeline.learning.state import differing
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
 from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
+from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
-from stages.labels import classes_of, only_labels, taught
 from stages.train import Fit, Trains, count, opened, reader, save
 
 SIGMA = "sigma"  # the column of rows that were told how much noise each holds
@@ -67,7 +67,7 @@ class TrainAmbient(Trains):
 
     Args:
         rows: the sets.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
         start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
@@ -88,7 +88,6 @@ class TrainAmbient(Trains):
             raise ValueError("there are no rows to learn from: give a set at least")
         if self.unless is not None and self.start is None:
             raise ValueError("unless says when to stay with start: give a start, too")
-        only_labels(self)
 
     @property
     def network(self) -> Preconditioned.Config:
@@ -111,7 +110,7 @@ class TrainAmbient(Trains):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
-        taught(sets, classes_of(self), at)
+        taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
@@ -120,11 +119,10 @@ Part = tuple[Reader, np.ndarray | float, Allowed]
 
 
 def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, device: torch.device) -> Course:
-    columns = (LABEL,) if classes_of(stage) else ()
     parts: list[Part] = []
     for told, data in zip(stage.rows, sets, strict=True):
         more = () if told.noise is not None else (OPERATOR + SIGMA,)
-        rows = opened(data, stage.fit.memory / len(sets), columns)
+        rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
         parts += divided(rows, told, data, stage.objective) if more else [whole(rows, told, stage.objective)]
     model = None if start is None else unpack(start.read, device, Preconditioned)
     return course(parts, stage, model, device)
@@ -180,7 +178,7 @@ def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | N
     mixed = banded(parts, stage.fit.levels)
     return Course(
         state=stage.fit.state(model),
-        batches=reader(mixed, stage.fit, stage.seed),
+        batches=reader(mixed, stage.fit, stage.seed, condition_of(stage)),
         objective=replace(stage.objective, precond=model.config.precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from pipeline.data import noise
 from pipeline.data.census import Census as Counted
+from pipeline.data.damaged import NO_MAP
 from pipeline.data.leaks import Damage, copies
 from pipeline.engine import tasks
 from pipeline.graph import Context, Stage
@@ -87,7 +88,7 @@ class Census(Stage):
         ((form, _),) = forms.most_common(1)
         files = tuple(sorted(files[form][0] for files in kept if form in files))
         first = kept_rows(at.out, files[:1], 1)
-        own = bool(set(first.operator) - {"sigma"})
+        own = bool(set(first.operator) - NO_MAP)
         declared = counted.numbers("declared σ")
         rms = math.hypot(declared.mean, declared.std) if declared.count else 0.0
         fine, coarse, ratio = (noise.estimate(counted.tally(f"differences, {n}")) for n in ("fine", "coarse", "ratio"))

@@ -38,8 +38,8 @@ from pipeline.keys import Key
 from pipeline.learning.weights import pack, unpack
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
+from stages.conditioned import condition_of
 from stages.corrupt import load, shape_of
-from stages.labels import classes_of
 
 log = logging.getLogger("kintsugi")
 
@@ -85,8 +85,8 @@ class Combine(Stage):
 
     def __post_init__(self) -> None:
         resolve(self.mode, [view.map for view in self.views])
-        if any(classes_of(view.model.stage) for view in self.views):
-            raise ValueError("models are combined without labels: leave condition out of the views' backbones")
+        if any(condition_of(view.model.stage) for view in self.views):
+            raise ValueError("models are combined without conditions: leave them out of the views' backbones")
 
     @property
     def untrained(self) -> Base.Config:

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from pipeline.data.damaged import EMBEDDING
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
@@ -21,8 +22,8 @@ from pipeline.keys import Key
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.ambient import SIGMA
+from stages.conditioned import cond_of
 from stages.corrupt import shape_of
-from stages.labels import classes_of
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,16 @@ def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Net
     if stage.noise is None and SIGMA not in rows.operator:
         raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
     floors = np.full(len(rows), stage.noise) if stage.noise is not None else rows.operator[SIGMA].astype(np.float64)
-    done = []
+    done, told = [], cond_of(D.config, rows)
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))
         keys = [Key(stage.seed).fold("denoise", rows.ids[k]) for k in at]
-        cond = torch.from_numpy(rows.label[at]).to(device) if classes_of(D.config) else None
+        cond = None if told is None else told[at].to(device)
         found = stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys)
         done.append(found.clamp(-1, 1).cpu())
     found = torch.cat(done)
     if not math.isfinite(float(found.sum())):
         wrong = [rows.ids[k] for k in (~found.flatten(1).isfinite().all(1)).nonzero().flatten()[:3].tolist()]
         raise ValueError(f"the model makes rows that are not finite, such as {', '.join(wrong)}: train it anew")
-    return Examples.from_x(rows.ids, found, rows.label, caption=rows.caption), {}
+    kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
+    return Examples.from_x(rows.ids, found, rows.label, kept, caption=rows.caption), {}

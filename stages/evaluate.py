@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.calibrate import GATE_DRAWS, gates
+from pipeline.diffusion.denoiser import Continued
 from pipeline.diffusion.residual import Composed
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
@@ -19,18 +20,18 @@ from pipeline.learning.weights import unpack
 from pipeline.metrics.denoising import DenoisingError
 from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
+from stages.conditioned import cond_of, condition_of
 from stages.corrupt import load
-from stages.labels import classes_of
 
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels is told those of the test images. Below `least`, to which it was trained, it is asked as
-    at `least`. Samples are judged by `stages/judge.py`. `crossed`: the gates of a composed model were measured on these
-    images; those of each half are measured on the other half instead, so that no image judges gates that it opened
-    itself.
+    A model that takes labels, captions or embeddings is told those of the test images. Below `least`, to which it was
+    trained, its score is held to be that at `least`. Samples are judged by `stages/judge.py`. `crossed`: the gates of a
+    composed model were measured on these images; those of each half are measured on the other half instead, so that no
+    image judges gates that it opened itself.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -55,19 +56,16 @@ def _evaluate(stage: Evaluate, model: Artifact, test: Artifact) -> dict[str, Any
         raise ValueError(
             f"the model makes images {tuple(D.config.shape)}, the test images are {held.shape}: name others"
         )
-    x0, classes = held.x().to(device), classes_of(D.config)
-    if classes and not ((held.label >= 0) & (held.label < classes)).all():
-        raise ValueError(
-            f"the model is told of {classes} classes: give test images with labels from 0 to {classes - 1}"
-        )
-
-    def above(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
-        return D(x, sigma.clamp_min(stage.least), cond)
+    x0, condition, told = held.x().to(device), condition_of(D.config), cond_of(D.config, held)
+    if condition is not None and told is not None and bool(condition.untold(told).all()):
+        what = condition.column.removeprefix("operator.")
+        raise ValueError(f"the model is told of a {what} and no test image has one: give test images that have")
 
     if stage.crossed and isinstance(D, Composed):
         each = crossed(D, stage.error, x0, held.ids)
     else:
-        each = stage.error.each(above, x0, held.ids, torch.from_numpy(held.label).to(device) if classes else None)
+        asked = D if not stage.least else Continued(D, stage.least)
+        each = stage.error.each(asked, x0, held.ids, None if told is None else told.to(device))
     total = mean(stage.error.integral(each).tolist())
     card = {**stage.error.card(len(held)), "reference": test.address, "interval": total.interval}
     card |= {"least": stage.least} if stage.least else {}

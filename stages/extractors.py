@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.data.conditioned import read_column
 from pipeline.data.ids import groups
-from pipeline.data.labels import read_labels
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import LABEL
 from pipeline.engine import cluster
@@ -128,7 +128,7 @@ def _classes(data: Artifact, at: Context) -> int:
 
 
 def _range(data: Artifact, shards: tuple[int, ...]) -> tuple[int, int]:
-    labels = [read_labels(data.file(name(i)), name(i)) for i in shards]
+    labels = [read_column(data.file(name(i)), name(i)) for i in shards]
     return min(int(one.min()) for one in labels), max(int(one.max()) for one in labels)
 
 

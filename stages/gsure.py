@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.condition import Condition
 from pipeline.data import reader
 from pipeline.data.augment import Augment
 from pipeline.data.leaks import Damage
@@ -28,8 +29,8 @@ from pipeline.objectives.gsure import GSURE, Measured, Probe
 from pipeline.physics.modes import Basis, Pixels, modes
 from pipeline.physics.sensors import Measured as Sensed
 from pipeline.store import Artifact
+from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load
-from stages.labels import classes_of, only_labels, taught, told
 from stages.measured import require_coverage, rows_at, through, whole_of
 from stages.train import Fit, Trains, count, save
 
@@ -44,7 +45,7 @@ class TrainGSURE(Trains):
 
     Args:
         data: the rows; each has its own operator and noise, as its set says.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained; of `fit.levels` those that the rows' own noise allows.
         seed: of its weights, its order and its noise.
         probe: how the divergence is taken.
@@ -66,7 +67,6 @@ class TrainGSURE(Trains):
             )
         if self.fit.bf16 and self.probe is Probe.DIFFERENCE:
             raise ValueError("bfloat16 is too coarse for finite differences: leave out fit.bf16, or probe backward")
-        only_labels(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class TrainGSURE(Trains):
         damage = through(data, self.shape, self.noise)
         if isinstance(damage.corruption, Sensed):
             raise ValueError("GSURE needs white noise of a known std, and a sensor's is not: choose em for these rows")
-        taught([data], classes_of(self), at)
+        taught([data], self, at)
         require_coverage(data, damage, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count([data]))
         at.out.write("metrics.json", json.dumps(metrics))
@@ -160,10 +160,11 @@ def _course(stage: TrainGSURE, data: Artifact, device: torch.device) -> Course:
     torch.manual_seed(key.fold("weights").integer())
     model = Preconditioned.Config(stage.shape, stage.backbone, precond).build()
     model.centre.copy_(known.centre)
-    labels = rows.label if classes_of(stage) else None
+    condition = condition_of(stage)
+    told_of = None if condition is None else (condition, reader.column(rows, condition.column))
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=partial(_batches, known, stage.fit, stage.seed, labels),
+        batches=partial(_batches, known, stage.fit, stage.seed, told_of),
         objective=GSURE(known.weight.to(device), known.basis, precond, known.least > 0, stage.probe),
         levels=Above(stage.fit.levels, known.least) if known.least else stage.fit.levels,
         clock=stage.fit.clock,
@@ -174,7 +175,13 @@ def _course(stage: TrainGSURE, data: Artifact, device: torch.device) -> Course:
 
 
 def _batches(
-    known: Modes, fit: Fit, seed: int, labels: np.ndarray | None, start: int, rank: int, world: int
+    known: Modes,
+    fit: Fit,
+    seed: int,
+    told_of: tuple[Condition, np.ndarray] | None,
+    start: int,
+    rank: int,
+    world: int,
 ) -> Iterator[Measured]:
     share, turn = fit.batch // world, Augment()
     for k, index in enumerate(reader.batches(known.x, fit.batch, seed, start, rank, world)):
@@ -182,8 +189,10 @@ def _batches(
         held = {"x": known.x[index], "singular": known.singular[index]}
         if fit.dihedral:
             held = turn(held, seed, at + offset)
-        if labels is not None:
-            cond = told(labels[index], fit.unconditional, Key(seed).fold("unconditional", at), offset, fit.batch)
+        if told_of is not None:
+            condition, values = told_of
+            keyed = Key(seed).fold("unconditional", at)
+            cond = told(condition, values[index], fit.unconditional, keyed, offset, fit.batch)
         yield Measured(
             held["x"],
             cond,

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from fsspec.core import url_to_fs
 
-from pipeline.data.damaged import OPERATOR, Known, observed, operator_row
+from pipeline.data.damaged import EMBEDDING, OPERATOR, Known, observed, operator_row
 from pipeline.data.images import BadImage, Framing, Resize, read_image
 from pipeline.data.listing import listed, shown
 from pipeline.data.manifest import Manifest
@@ -61,6 +61,8 @@ class Ingest(Stage):
         snapshot: what `snapshot(source)` said when the step was planned, so that changed files are read again.
         seen_through: what all images went through before they arrived, the same for each, as a
             `Declared(corruption, shape)` of this shape.
+        embedding: how many numbers the source's embedding of an image has, which becomes the operator column
+            "embedding", zeros where a row has none; 0: none is taken.
     """
 
     version: ClassVar[int] = 2  # 2: shards.npy instead of lists of ids and shards
@@ -74,12 +76,15 @@ class Ingest(Stage):
     budget: float = 0.01
     snapshot: str = ""
     seen_through: Known | None = None
+    embedding: int = 0
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (3, 4) or self.shape[0] not in (1, 3) or min(self.shape) < 1:
             raise ValueError(f"shape is {self.shape}: give (1 or 3, height, width), or (1 or 3, frames, height, width)")
         if not 0 <= self.budget <= 1:
             raise ValueError(f"budget is {self.budget}: give the share of files that may be left out, from 0 to 1")
+        if self.embedding < 0:
+            raise ValueError(f"embedding is {self.embedding}: give how many numbers an image's has, or 0")
         if self.seen_through is not None and self.seen_through.shape != self.shape:
             raise ValueError(
                 f"shape is {self.shape} and seen_through is of {self.seen_through.shape}: give one for both"
@@ -167,7 +172,7 @@ def snapshot(source: Source) -> str:
 
 def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, dict[str, Any]]:
     ids: dict[str, str] = {}  # and what errors call the image
-    images, labels, captions, rows, skipped, modes = [], [], [], [], [], Counter[str]()
+    images, labels, captions, rows, vectors, skipped, modes = [], [], [], [], [], [], Counter[str]()
     known = stage.seen_through
     mode, fit = "L" if stage.shape[0] == 1 else "RGB", Framing((stage.shape[-2], stage.shape[-1]), stage.resize)
     for raw in stage.source.read(piece):
@@ -176,6 +181,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
             if pixels.shape != stage.shape:
                 raise BadImage(f"{raw.name} gives {_said(pixels.shape)} where {_said(stage.shape)} is asked for.")
             row = operator_row(raw.damage, head, stage.shape, raw.name, known is not None)
+            vector = _embedding(raw.embedding, stage.embedding, raw.name)
         except BadImage as error:
             if stage.on_bad is OnBad.FAIL:
                 reason = str(error).rstrip(".")
@@ -197,6 +203,7 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
         images.append(observed(pixels, row) if known is None else known.y(pixels))
         captions.append(raw.caption)
         rows.append(row)
+        vectors.append(vector)
         modes[head.stored] += 1
         labels.append(-1 if raw.label is None else raw.label)
     report = {"skipped": skipped, "modes": dict(modes)}
@@ -204,8 +211,21 @@ def _ingest(stage: Ingest, out: Place, piece: Piece) -> tuple[Examples | None, d
         return None, report
     operator = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     caption = () if captions[0] is None else tuple(captions)
-    examples = Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64), operator, caption)
-    return examples, report | ({"damage": sorted(operator)} if operator else {})
+    report |= {"damage": sorted(operator)} if operator else {}
+    operator |= {EMBEDDING: np.stack(vectors)} if stage.embedding else {}
+    return Examples(tuple(ids), np.stack(images), np.array(labels, dtype=np.int64), operator, caption), report
+
+
+def _embedding(found: Any, size: int, name: str) -> np.ndarray:
+    """Float32 (size,), zeros of None. Raises BadImage: these are no `size` finite numbers."""
+    if found is None or not size:
+        return np.zeros(size, np.float32)
+    vector = np.asarray([np.nan if one is None else one for one in found], np.float32)
+    if vector.shape != (size,):
+        raise BadImage(f"The embedding of {name} has {vector.size} numbers where {size} are asked for.")
+    if not np.isfinite(vector).all():
+        raise BadImage(f"The embedding of {name} has numbers that are missing or not finite.")
+    return vector
 
 
 def _list_skipped(out: Place, pieces: list[int]) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
-from pipeline.data.reader import order
+from pipeline.backbones.condition import Condition
+from pipeline.data.reader import column, order
 from pipeline.diffusion.joint import Joint
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
@@ -24,8 +25,8 @@ from pipeline.objectives.joint import JointDenoising
 from pipeline.objectives.objective import Batch
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
+from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load, shape_of
-from stages.labels import classes_of, only_labels, taught, told
 from stages.train import Fit, Trains, count, save
 
 
@@ -45,7 +46,7 @@ class TrainJoint(Trains):
         views: the views and their rows.
         clean: whole images; they are rows of every view, too.
         share: the share of every batch that is whole images; the views have equal parts of the rest.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
     """
@@ -65,7 +66,6 @@ class TrainJoint(Trains):
         if self.fit.shift:
             raise ValueError("fit.shift moves rows away from the place their view has: leave it 0 for joint training")
         self.quotas()
-        only_labels(self)
 
     @property
     def network(self) -> Joint.Config:
@@ -83,7 +83,7 @@ class TrainJoint(Trains):
 
     def run(self, at: Context) -> None:
         sets = [*(at.open(view.data) for view in self.views), at.open(self.clean)]
-        taught(sets, classes_of(self), at)
+        taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
@@ -99,14 +99,15 @@ class TrainJoint(Trains):
 def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: torch.device) -> Course:
     full = load(clean)
     whole, kinds, told_of, ids = full.x(), [], [], []
+    condition = condition_of(stage)
     for view, data in zip(stage.views, views, strict=True):
         rows = load(data)
         kinds.append(torch.cat([view.map.adjoint(rows.x()), view.map.adjoint(view.map(whole))]))
-        told_of += [rows.label, full.label]
+        told_of += [] if condition is None else [column(rows, condition.column), column(full, condition.column)]
         ids += rows.ids + full.ids
     kinds.append(whole)
     ids += full.ids
-    labels = np.concatenate([*told_of, full.label]) if classes_of(stage) else None
+    values = None if condition is None else np.concatenate([*told_of, column(full, condition.column)])
     numbers = [math.prod(view.map.out_shape) for view in stage.views] + [whole[0].numel()]
     centres = torch.stack([rows.mean(0) for rows in kinds])
     spread = tuple(
@@ -122,7 +123,9 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
     of = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(kinds)])
     return Course(
         state=stage.fit.state(model),
-        batches=partial(mixed, kinds, stage.quotas(), stage.seed, labels=labels, share=stage.fit.unconditional),
+        batches=partial(
+            mixed, kinds, stage.quotas(), stage.seed, told_of=(condition, values), share=stage.fit.unconditional
+        ),
         objective=JointDenoising(model, of),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
@@ -139,13 +142,14 @@ def mixed(
     start: int,
     rank: int,
     world: int,
-    labels: np.ndarray | None = None,
+    told_of: tuple[Condition | None, np.ndarray | None] = (None, None),
     share: float = 0.0,
 ) -> Iterator[Batch]:
     """A course's batches: quotas[k] rows of kinds[k] (N_k, *) in every global batch, evenly interleaved.
 
     Row i of all kinds together has index i. Each kind runs through its own epochs, in an order that is a pure function
-    of (seed, kind, step). Of `labels`, those of all kinds' rows, a `share` is not told.
+    of (seed, kind, step). `told_of` is a network's condition and all kinds' column (N, *) that it is made
+    of; a `share` of it is not told.
     """
     total = sum(quotas)
     # Levels are stratified over a batch's places, so no kind may have a stretch of places to itself.
@@ -153,7 +157,7 @@ def mixed(
     mine = places[rank * (total // world) : (rank + 1) * (total // world)]
     rows, firsts = torch.cat(kinds), np.cumsum([0, *map(len, kinds)])
     seeds = [Key(seed).fold("joint order", k).integer() for k in range(len(kinds))]
-    step = start // total
+    step, (condition, values) = start // total, told_of
     while True:
         drawn = [
             first + order(len(x), own, step * q, q)
@@ -161,7 +165,8 @@ def mixed(
         ]
         index = torch.from_numpy(np.concatenate(drawn)[mine])
         offset, cond = rank * (total // world), None
-        if labels is not None:
-            cond = told(labels[index.numpy()], share, Key(seed).fold("unconditional", step * total), offset, total)
+        if condition is not None and values is not None:
+            keyed = Key(seed).fold("unconditional", step * total)
+            cond = told(condition, values[index.numpy()], share, keyed, offset, total)
         yield Batch(rows[index], cond, index, offset, total)
         step += 1

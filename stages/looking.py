@@ -15,6 +15,7 @@ import torch
 from pipeline.data import noise
 from pipeline.data.census import Census, Moments, Tally, look
 from pipeline.data.coverage import shown
+from pipeline.data.damaged import NO_MAP
 from pipeline.data.leaks import Damage
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
@@ -58,7 +59,7 @@ def looked(sets: tuple[Set, ...], store: Store, out: Place, item: Item) -> dict[
         census += look(batch.rows, batch.kinds)
         for rows, called in _slices(batch):
             damage = one.damage(store, rows.shape, frozenset(rows.operator))
-            own, form = bool(set(rows.operator) - {"sigma"}), json.dumps(rows.form)
+            own, form = bool(set(rows.operator) - NO_MAP), json.dumps(rows.form)
             A = None if damage is None else damage.map(rows.operator if own else {})
             census += _damaged(rows, damage, A, own)
             if form not in seen or not seen[form].all():

@@ -14,7 +14,7 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.bands import Allowed, banded
 from pipeline.data.hiding import Hidden, check_coverage, visible_moments
-from pipeline.data.reader import LABEL, OPERATOR
+from pipeline.data.reader import OPERATOR
 from pipeline.diffusion.filling import Ask, Filling
 from pipeline.diffusion.precond import EDM
 from pipeline.engine.train import Make, train
@@ -24,8 +24,8 @@ from pipeline.learning.course import Course
 from pipeline.objectives.masking import Masking
 from pipeline.physics.corruption import Corruption
 from pipeline.store import Artifact
+from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
-from stages.labels import classes_of, only_labels, taught
 from stages.train import Fit, Trains, count, opened, reader, save
 
 
@@ -41,7 +41,7 @@ class TrainMasked(Trains):
         share: of those in what is learned from (None: by their number).
         objective: what is minimised, and what is hidden besides (its preconditioner is the network's).
         ask: through which masks the model looks at images when it is sampled from.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
     """
@@ -68,7 +68,6 @@ class TrainMasked(Trains):
             )
         if self.fit.shift:
             raise ValueError("fit.shift repeats edges, and these rows have masks: leave it 0")
-        only_labels(self)
 
     @property
     def network(self) -> Filling.Config:
@@ -85,14 +84,14 @@ class TrainMasked(Trains):
 
     def run(self, at: Context) -> None:
         sets = [at.open(data) for data in self.sets]
-        taught(sets, classes_of(self), at)
+        taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
 
 def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains. Raises ValueError where some pixel is seen in no row."""
-    columns, memory = ((LABEL,) if classes_of(stage) else ()), stage.fit.memory / len(sets)
+    columns, memory = columns_of(stage), stage.fit.memory / len(sets)
     drawn = stage.seen.draw(shape_of(stage.data), Key(0))
     masked = opened(sets[0], memory, (*columns, *(OPERATOR + name for name in drawn)), masked=True)
     parts = [Hidden(masked, stage.seen)]
@@ -115,7 +114,7 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
     mixed = banded(list(zip(parts, floors, where, strict=True)), stage.fit.levels)
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=reader(mixed, stage.fit, stage.seed),
+        batches=reader(mixed, stage.fit, stage.seed, condition_of(stage)),
         objective=replace(stage.objective, precond=model.config.precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,

@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pipeline.backbones.condition import Condition, Embedded
+from pipeline.data.damaged import EMBEDDING
 from pipeline.data.manifest import Manifest, name
+from pipeline.data.reader import OPERATOR
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.engine.train import speed_of
@@ -26,6 +29,7 @@ from pipeline.learning.course import Course
 from pipeline.learning.stopwatch import Stopwatch
 from pipeline.learning.weights import pack
 from pipeline.store import Artifact, Store
+from stages.conditioned import condition_of
 from stages.corrupt import Corrupt, shape_of
 from stages.train import Trains
 
@@ -80,13 +84,13 @@ def _course(stage: Trains, store: Store, device: torch.device) -> Iterator[Cours
         aside = Store(folder)
 
         def opened(need: Step) -> Artifact:
-            return (store if store.has(need) else _stand_in(need, aside)).artifact(need.address)
+            return (store if store.has(need) else _stand_in(need, aside, condition_of(stage))).artifact(need.address)
 
         yield stage.make(opened)(device)
 
 
-def _stand_in(need: Step, aside: Store) -> Store:
-    """Have the artifact of a step in `aside`, as it will be but for what it says."""
+def _stand_in(need: Step, aside: Store, told: Condition | None = None) -> Store:
+    """Have the artifact of a step in `aside`, as it will be but for what it says; rows have what a network is told."""
     untrained = getattr(need.stage, "untrained", None)
     if aside.has(need):
         return aside
@@ -98,8 +102,11 @@ def _stand_in(need: Step, aside: Store) -> Store:
         shape = shape_of(need)
         pixels = Key(0).fold("probe").numpy().integers(0, 256, (ROWS, *shape), dtype=np.uint8)
         ids, labels = [str(i) for i in range(ROWS)], np.zeros(ROWS, np.int64)
+        vectors = told.size if isinstance(told, Embedded) and told.column == OPERATOR + EMBEDDING else 0
+        operator = {EMBEDDING: np.ones((ROWS, vectors), np.float32)} if vectors else {}
+        captions = tuple(f"a caption like {i}" for i in ids)
         with out.writing(name(0)) as file:
-            write_shard(file, Examples(tuple(ids), pixels, labels, _operator(need.stage)))
+            write_shard(file, Examples(tuple(ids), pixels, labels, _operator(need.stage) | operator, captions))
         Manifest.of([ROWS], shape, "uint8").write(out)
     return aside
 

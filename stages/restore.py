@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from pipeline.data.damaged import EMBEDDING
 from pipeline.data.leaks import Damage
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
@@ -21,7 +22,7 @@ from pipeline.learning.weights import unpack
 from pipeline.physics.corruption import Through
 from pipeline.physics.linear import LinearMap
 from pipeline.store import Artifact
-from stages.labels import classes_of
+from stages.conditioned import cond_of
 from stages.measured import require_shape, rows_at, through, whole_of
 
 
@@ -30,7 +31,7 @@ class Restore(Stage):
     """Rows x ~ p(x₀ | y) for every row y = A x₀ + σ_y n of `data`, by posterior sampling; without noise A x = y.
 
     Args:
-        model: a denoiser of whole images, which is told the rows' labels where it takes any.
+        model: a denoiser of whole images, which is told the rows' labels, captions or embeddings where it takes any.
         data: rows that were seen through `map`, without noise, or through a corruption that was drawn for each.
         map: the view A; None: each row has its own operator and noise, as its set says.
         draws: images a row; they have the row's id and their number.
@@ -85,12 +86,12 @@ def _restore(
     i, draw = piece
     device = "cuda" if torch.cuda.is_available() else "cpu"
     D, rows = unpack(model.read, device), read_shard(data.file(name(i)), name(i))
-    done = []
+    done, told = [], cond_of(D.config, rows)
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))
         keys = [Key(stage.seed).fold("restore", rows.ids[k]).fold("draw", draw) for k in at]
         x = normal(damage.shape, [key.fold("start").numpy() for key in keys], device) * stage.sampler.sigma_max
-        cond = torch.from_numpy(rows.label[at]).to(device) if classes_of(D.config) else None
+        cond = None if told is None else told[at].to(device)
         seen = rows_at(damage, rows, at, device)
         drawn = stage.sampler(stage.by(D, seen.A, seen.y, seen.noise), x, cond=cond, keys=keys).cpu()
         if len(bad := torch.nonzero(~drawn.flatten(1).isfinite().all(1))):
@@ -100,4 +101,5 @@ def _restore(
             )
         done.append(drawn)
     ids = [f"{text}~{draw}" for text in rows.ids]
-    return Examples.from_x(ids, torch.cat(done), rows.label, caption=rows.caption), {}
+    kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
+    return Examples.from_x(ids, torch.cat(done), rows.label, kept, caption=rows.caption), {}

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from pipeline import config
+from pipeline.backbones.condition import Condition, Embedded, Labels
 from pipeline.data.manifest import Manifest, name
+from pipeline.data.reader import CAPTION, column
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.diffusion.denoiser import Denoiser
@@ -19,7 +25,8 @@ from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
-from stages.labels import classes_of
+from stages.conditioned import condition_of
+from stages.corrupt import load
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,10 @@ class Sample(Stage):
         weight: how far, where 1 is not at all.
         interval: the two noise levels between which the guide is heard (None: at all).
         labels: what the images are to show, in turn: image i has label i modulo their number; none: nothing is told.
-        classifier_free: whether the guide is the model itself, told no label: classifier-free guidance.
+        classifier_free: whether the guide is the model itself, told nothing: classifier-free guidance.
+        captions: the same of a model of captions.
+        embeddings: the same of a model of embeddings.
+        like: rows whose labels, captions or embeddings the images are to have, in turn.
     """
 
     version: ClassVar[int] = 2  # 2: shards.npy
@@ -51,28 +61,45 @@ class Sample(Stage):
     interval: tuple[float, float] | None = None
     labels: tuple[int, ...] = ()
     classifier_free: bool = False
+    captions: tuple[str, ...] = ()
+    embeddings: tuple[tuple[float, ...], ...] = ()
+    like: Step | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
             raise ValueError(f"count is {self.count} and batch {self.batch}: give at least 1")
         if self.labels and min(self.labels) < 0:
             raise ValueError(f"labels is {self.labels}: give numbers of classes, from 0")
-        if self.classifier_free and (self.guide is not None or not self.labels):
-            raise ValueError("a model guides itself by doing without the label: give labels, and no other guide")
+        if sum(map(bool, (self.labels, self.captions, self.embeddings, self.like))) > 1:
+            raise ValueError("labels, captions, embeddings and like each say what the images show: give one of them")
+        if not all(math.isfinite(number) for row in self.embeddings for number in row):
+            raise ValueError("embeddings have numbers that are not finite: give others")
+        if len({len(row) for row in self.embeddings}) > 1:
+            raise ValueError("embeddings have several lengths: give rows of one length")
+        if self.classifier_free and (self.guide is not None or not self.tells):
+            raise ValueError(
+                "a model guides itself by doing without what it is told: give labels, captions or embeddings, and no "
+                "other guide"
+            )
         if self.guide is None and not self.classifier_free and (self.weight, self.interval) != (2.0, None):
             raise ValueError("weight and interval say how a guide is heard: name a guide, too")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
             raise ValueError(f"interval is {self.interval}: give two noise levels from 0, the lower one first")
 
+    @property
+    def tells(self) -> bool:
+        """Whether the model is told anything."""
+        return bool(self.labels or self.captions or self.embeddings or self.like)
+
     def run(self, at: Context) -> None:
-        guide = None if self.guide is None else at.open(self.guide)
+        guide, like = (None if need is None else at.open(need) for need in (self.guide, self.like))
         model = at.open(self.model)
-        if (self.classifier_free or not self.labels) and _always_told(model):
+        if (self.classifier_free or not self.tells) and (what := _always_told(model)):
             raise ValueError(
-                f"{model.address} was told a label with every image: give labels and no guide of its own, or train it "
-                "with fit.unconditional above 0"
+                f"{model.address} was told {what} with every image: say what to show and give no guide of its own, or "
+                "train it with fit.unconditional above 0"
             )
-        made = cluster.call(at.scale, _sample, self, model, guide)
+        made = cluster.call(at.scale, _sample, self, model, guide, like)
         picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
@@ -81,37 +108,69 @@ class Sample(Stage):
         Manifest.of([len(made)], made.shape, "uint8").write(at.out)
         card = {"sampler": str(self.sampler), "seed": self.seed, "count": self.count}
         if self.labels:
-            card |= {"labels": self.labels, "classifier_free": self.weight if self.classifier_free else None}
+            card |= {"labels": self.labels}
+        card |= {"captions": self.captions} if self.captions else {}
+        card |= {"classifier_free": self.weight if self.classifier_free else None} if self.tells else {}
         at.out.write("card.json", json.dumps(card))
 
 
-def _always_told(model: Artifact) -> bool:
-    """Whether a stage like `Train` made the model and it was never without a label."""
+def _always_told(model: Artifact) -> str:
+    """What a stage like `Train`, if one made the model, told it with every image; "": there were images without."""
     backbone, fit = (model.manifest["config"].get(part) for part in ("backbone", "fit"))
     told = isinstance(backbone, dict) and isinstance(fit, dict) and isinstance(backbone.get("condition"), dict)
-    return told and "classes" in backbone["condition"] and fit.get("unconditional") == 0
+    if not told or fit.get("unconditional") != 0:
+        return ""
+    if "metrics.json" in model.names() and model.json("metrics.json").get("untold"):
+        return ""
+    condition = config.from_json(Condition, backbone["condition"], "condition")
+    return f"its {condition.column.removeprefix('operator.')}"
 
 
-def _sample(stage: Sample, model: Artifact, guide: Artifact | None) -> Examples:
+def _sample(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None = None) -> Examples:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = unpack(model.read, device)
     D: Denoiser = network
-    shape, classes = tuple(network.config.shape), classes_of(network.config)
-    cond = None
-    if stage.labels:
-        if max(stage.labels) >= classes:
-            knows = f"the labels 0 to {classes - 1}" if classes else "no labels"
-            raise ValueError(f"the model is told {knows}, and label {max(stage.labels)} was asked for: leave it out")
-        cond = torch.tensor([stage.labels[i % len(stage.labels)] for i in range(stage.count)])
+    shape, condition = tuple(network.config.shape), condition_of(network.config)
+    cond = _told(stage, condition, None if like is None else load(like))
+    if cond is not None:
+        cond = cond[torch.arange(stage.count) % len(cond)]
     if stage.classifier_free:
         D = ClassifierFree(network, stage.weight, None, *(stage.interval or ()))
     if guide is not None:
         worse = unpack(guide.read, device)
         if tuple(worse.config.shape) != shape:
             raise ValueError(f"the model makes images {shape}, the guide {tuple(worse.config.shape)}: name another")
-        if stage.labels and classes_of(worse.config) != classes:
-            raise ValueError(f"the guide is told of {classes_of(worse.config)} classes, not {classes}: name another")
+        if cond is not None and condition_of(worse.config) != condition:
+            raise ValueError(f"the guide is told of {condition_of(worse.config)}, not {condition}: name another")
         D = Autoguided(network, worse, stage.weight, *(stage.interval or ()))
     x = samples(D, stage.sampler, shape, range(stage.count), stage.seed, stage.batch, cond, device)
     ids = [f"sample-{stage.seed}-{i:06d}" for i in range(stage.count)]
-    return Examples.from_x(ids, x.clamp(-1, 1), None if cond is None else cond.numpy(), uint8=True)
+    labels = cond.numpy() if isinstance(condition, Labels) and cond is not None else None
+    captions = [stage.captions[i % len(stage.captions)] for i in range(stage.count)] if stage.captions else ()
+    return Examples.from_x(ids, x.clamp(-1, 1), labels, uint8=True, caption=captions)
+
+
+def _told(stage: Sample, condition: Condition | None, like: Examples | None) -> Tensor | None:
+    """What the images are to show, a row for each that was named; None: nothing. Raises ValueError: another thing."""
+    knows = f"the labels 0 to {condition.classes - 1}" if isinstance(condition, Labels) else "no labels"
+    if like is not None:
+        if condition is None:
+            raise ValueError("the model is told nothing: leave out whose conditions its images are to have")
+        return condition.told(column(like, condition.column))
+    if stage.labels:
+        if not isinstance(condition, Labels) or max(stage.labels) >= condition.classes:
+            raise ValueError(f"the model is told {knows}, and label {max(stage.labels)} was asked for: leave it out")
+        return torch.tensor(stage.labels)
+    if stage.captions:
+        if condition is None or condition.column != CAPTION:
+            raise ValueError(f"the model is told {condition or 'nothing'} and no captions: leave them out")
+        cond = condition.told(np.array(stage.captions, object))
+        if bool((silent := condition.untold(cond)).any()):
+            text = stage.captions[int(silent.nonzero()[0])]
+            raise ValueError(f"the caption '{text}' has no word: say what to show, or leave it out")
+        return cond
+    if stage.embeddings:
+        if not isinstance(condition, Embedded):
+            raise ValueError(f"the model is told {condition or 'nothing'} and no embeddings: leave them out")
+        return Embedded.told(condition, np.array(stage.embeddings, np.float32))
+    return None

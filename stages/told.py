@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
+from pipeline.data.reader import column
 from pipeline.data.records import Examples
 from pipeline.diffusion.precond import EDM
 from pipeline.diffusion.telling import Telling
@@ -26,9 +27,9 @@ from pipeline.objectives.told import ToldDenoising
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import Identity
 from pipeline.store import Artifact
+from stages.conditioned import condition_of, taught
 from stages.corrupt import load
 from stages.joint import mixed
-from stages.labels import classes_of, only_labels, taught
 from stages.train import Fit, Trains, count, save
 
 AT_ONCE = 1 << 22  # numbers of rows whose operators are made together, about
@@ -44,7 +45,7 @@ class TrainTold(Trains):
         telling: how the network is told.
         whole: whole images, shown with nothing hidden, so that the network can be asked so (masks alone).
         share: the share of every batch that they have.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
     """
@@ -65,7 +66,6 @@ class TrainTold(Trains):
             raise ValueError(
                 f"share is {self.share}: give one that leaves a batch of {self.fit.batch} rows of both kinds"
             )
-        only_labels(self)
 
     @property
     def network(self) -> Told.Config:
@@ -82,7 +82,7 @@ class TrainTold(Trains):
 
     def run(self, at: Context) -> None:
         sets = [at.open(data) for data in self.sets]
-        taught(sets, classes_of(self), at)
+        taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics))
 
@@ -124,11 +124,12 @@ def _course(stage: TrainTold, sets: list[Artifact], device: torch.device) -> Cou
     model.centre.copy_(centre)
     few = round(stage.share * stage.fit.batch) if stage.whole is not None else 0
     quotas = [stage.fit.batch - few] + ([few] if few else [])
-    labels = np.concatenate([rows.label for rows in examples]) if classes_of(stage) else None
+    condition = condition_of(stage)
+    told = None if condition is None else np.concatenate([column(rows, condition.column) for rows in examples])
     ids = [text for rows in examples for text in rows.ids]
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=partial(mixed, kinds, quotas, stage.seed, labels=labels, share=stage.fit.unconditional),
+        batches=partial(mixed, kinds, quotas, stage.seed, told_of=(condition, told), share=stage.fit.unconditional),
         objective=ToldDenoising(how, torch.cat(codes).to(device), precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,

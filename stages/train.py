@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.condition import Condition
 from pipeline.data.augment import Augment
 from pipeline.data.bands import FLOOR, levelled
 from pipeline.data.damaged import HIDES, NOISY
 from pipeline.data.hiding import MASK
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
-from pipeline.data.reader import LABEL, InMemory, Reader
+from pipeline.data.reader import InMemory, Reader
 from pipeline.data.records import Examples
 from pipeline.data.stream import Streamed
 from pipeline.diffusion.levels import Levels, Stratified
@@ -41,8 +42,8 @@ from pipeline.learning.weights import pack
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
 from pipeline.store import Artifact, Store
+from stages.conditioned import columns_of, condition_of, taught, told
 from stages.corrupt import load, rows_of, shape_of
-from stages.labels import classes_of, only_labels, taught, told
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Fit:
         weigh_levels: whether the weight of each noise level is learned too, so that all come to count alike.
         posthoc: averages to keep from which those of any width are made afterwards (stages/average.py).
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
-        unconditional: the share of labels that a network with classes is not told, so that it can also do without;
-            0.1 as a rule where classifier-free guidance is wanted.
+        unconditional: the share of labels, captions or embeddings that a network with a condition is not told, so that
+            it can also do without; 0.1 as a rule where classifier-free guidance is wanted.
         skips: how many steps with a loss or gradient that is not finite are left out before one stops training.
         rollbacks: how often training, instead of stopping so, returns to where it last was a fifth, two, three or four
             of its way, and goes on from there with the images after those that led to it.
@@ -98,7 +99,7 @@ class Fit:
         if not 0 <= self.memory < math.inf:
             raise ValueError(f"memory is {self.memory}: give the GiB of images to hold, or 0 to stream every set")
         if not 0 <= self.unconditional < 1:
-            raise ValueError(f"unconditional is {self.unconditional}: give a share of the labels within [0, 1)")
+            raise ValueError(f"unconditional is {self.unconditional}: give a share of what is told, within [0, 1)")
         _ = self.clock  # its complaints are due now
 
     def decayed(self, weight_decay: float) -> Fit:
@@ -162,7 +163,7 @@ class Train(Trains):
 
     Args:
         data: the rows it learns from.
-        backbone: the network; one whose condition is `Labels` is told the rows' labels.
+        backbone: the network; one that has a condition is told the rows' labels, captions or embeddings.
         fit: how it is trained.
         seed: of its weights, its order and its noise.
         also: further rows, such as restored ones; every batch has rows of each set by the weights.
@@ -178,7 +179,6 @@ class Train(Trains):
 
     def __post_init__(self) -> None:
         self.weights()
-        only_labels(self)
 
     def weights(self) -> tuple[int, ...]:
         """Of `data` and the sets in `also`, as whole numbers."""
@@ -199,17 +199,16 @@ class Train(Trains):
 
     def run(self, at: Context) -> None:
         sets = [at.open(data) for data in self.sets]
-        taught(sets, classes_of(self), at)
+        untold = taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
-        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("metrics.json", json.dumps(metrics | ({"untold": untold} if untold else {})))
 
 
 def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     """What a worker trains: the stage's network, freshly drawn from its seed, on the rows of the sets."""
     if stage.fit.shift and any({"damage", NOISY} & Manifest.open(data.file).more.keys() for data in sets):
         raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
-    columns = (LABEL,) if classes_of(stage) else ()
-    parts = tuple(opened(data, stage.fit.memory / len(sets), columns) for data in sets)
+    parts = tuple(opened(data, stage.fit.memory / len(sets), columns_of(stage)) for data in sets)
     rows = parts[0] if len(parts) == 1 else Mixed(parts, stage.weights())
     centre, spread = rows.moments()
     precond = EDM(sigma_data=spread)
@@ -219,7 +218,7 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
     model.centre.copy_(centre)
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=reader(rows, stage.fit, stage.seed),
+        batches=reader(rows, stage.fit, stage.seed, condition_of(stage)),
         objective=Denoising(precond),
         levels=stage.fit.levels,
         clock=stage.fit.clock,
@@ -255,23 +254,25 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked:
     return Streamed(data.place, manifest, columns, most)
 
 
-def reader(rows: Reader | Examples, fit: Fit, seed: int) -> Callable[[int, int, int], Iterator[Batch]]:
-    """`batches(start, rank, world)` of a course: keyed order, shifts and labels, the same for every world size."""
+def reader(
+    rows: Reader | Examples, fit: Fit, seed: int, condition: Condition | None = None
+) -> Callable[[int, int, int], Iterator[Batch]]:
+    """`batches(start, rank, world)` of a course: keyed order, shifts and conditions, the same for every world size."""
     source = InMemory(rows) if isinstance(rows, Examples) else rows
     turn = Augment()
 
     def stream(start: int, rank: int, world: int) -> Iterator[Batch]:
         share = fit.batch // world
         for k, part in enumerate(source.batches(fit.batch, seed, start, rank, world)):
-            x, at, cond = part.x(), start + k * fit.batch, None
+            x, at, cond = part.packed(), start + k * fit.batch, None
             if fit.shift:
                 x = shifted(x, fit.shift, Key(seed).fold("shift", at), rank * share, fit.batch)
             moved = {"x": x} | ({MASK: torch.from_numpy(part.columns[MASK])} if MASK in part.columns else {})
             if fit.dihedral:
                 moved = turn(moved, seed, at + rank * share)
-            if LABEL in part.columns:
-                keyed = Key(seed).fold("unconditional", at)
-                cond = told(part.columns[LABEL], fit.unconditional, keyed, rank * share, fit.batch)
+            if condition is not None:
+                keyed, values = Key(seed).fold("unconditional", at), part.columns[condition.column]
+                cond = told(condition, values, fit.unconditional, keyed, rank * share, fit.batch)
             index = torch.from_numpy(part.index)
             batch = Batch(moved["x"], cond, index, rank * share, fit.batch, mask=moved.get(MASK))
             if FLOOR in part.columns:

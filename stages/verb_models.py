@@ -18,6 +18,8 @@ from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.verbs import make, model_of
 
+MOST_EMBEDDED = 1 << 20  # bytes of embeddings to show; they are kept in the artifact's description
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -35,9 +37,19 @@ class Draw:
         ),
     ] = None
     label: Annotated[str | None, tyro.conf.arg(help="what to show, such as 3, 0,1,2 in turn, or all classes")] = None
+    caption: Annotated[
+        tuple[str, ...], tyro.conf.arg(help="what to show, of a model of captions; several are shown in turn")
+    ] = ()
+    embedding: Annotated[
+        Path | None, tyro.conf.arg(help="a .npy file (N, E) of what to show, in turn, of a model of embeddings")
+    ] = None
+    like: Annotated[
+        str | None,
+        tyro.conf.arg(help="a set of rows in the store, whose labels, captions or embeddings to show in turn"),
+    ] = None
     guide: Annotated[
         str | None,
-        tyro.conf.arg(help="a worse model of the same images, to lean away from; self: the model without its label"),
+        tyro.conf.arg(help="a worse model of the same images, to lean away from; self: the model told nothing"),
     ] = None
     weight: Annotated[float, tyro.conf.arg(help="how far to lean away from the guide; 1 is not at all")] = 2.0
     interval: Annotated[
@@ -63,6 +75,9 @@ def sample(words: list[str]) -> int:
     guide = None if asked.guide is None or free else model_of(store, asked.guide)
     heard = {"guide": guide, "weight": asked.weight, "interval": asked.interval, "classifier_free": free}
     heard["labels"] = () if asked.label is None else _labels(asked.label, store, model)
+    heard["captions"] = asked.caption
+    heard["embeddings"] = () if asked.embedding is None else _embeddings(asked.embedding)
+    heard["like"] = None if asked.like is None else _rows(store, asked.like)
     made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_bytes(made.read("samples.png"))
@@ -92,6 +107,7 @@ class Measure:
 def evaluate(words: list[str]) -> int:
     """`kintsugi evaluate MODEL --test SET`."""
     from pipeline.data.manifest import Manifest
+    from stages.conditioned import condition_of
     from stages.evaluate import Evaluate
     from stages.extractors import extractor
     from stages.judge import Drawn, Judge
@@ -100,17 +116,15 @@ def evaluate(words: list[str]) -> int:
 
     asked = parse(Measure, words, "kintsugi evaluate", Measure.__doc__ or "")
     store = Store(asked.store)
-    model, test = model_of(store, asked.model), Given.find(store, asked.test)
-    if "dataset.json" not in store.artifact(test.address).names():
-        raise config.ConfigError(
-            f"{asked.test} is {test.address}, no set of images: name one, such as a recipe's data/test"
-        )
+    model, test = model_of(store, asked.model), _rows(store, asked.test)
     measured = graph.step(Evaluate(model, test), "evaluate")
     target = measured
     if asked.samples:
         shape = tuple(Manifest.open(store.artifact(test.address).file).shape)
         how, eye = extractor(_judging(asked.features), shape, _no_rows, test, Scale())
-        drawn = graph.step(Sample(model, asked.samples, seed=asked.seed, labels=_all(store, model)), "samples")
+        labels = _all(store, model)
+        like = test if not labels and condition_of(networks.described(store.artifact(model.address))) else None
+        drawn = graph.step(Sample(model, asked.samples, seed=asked.seed, labels=labels, like=like), "samples")
         # The measurement comes first, and both in one go: a cluster takes seconds to start.
         judge = Judge((Drawn("samples", drawn),), test, None, how, eye)
         target = graph.step(judge, "judge", after=(measured,))
@@ -146,9 +160,37 @@ def _no_rows() -> Step:
 
 def _all(store: Store, model: Given) -> tuple[int, ...]:
     """Every label that a model is told of."""
-    from stages.labels import classes_of
+    from stages.conditioned import classes_of
 
     return tuple(range(classes_of(networks.described(store.artifact(model.address)))))
+
+
+def _rows(store: Store, name: str) -> Given:
+    """Raises: ConfigError: this is no set of rows."""
+    found = Given.find(store, name)
+    if "dataset.json" not in store.artifact(found.address).names():
+        raise config.ConfigError(f"{name} is {found.address}, no set of images: name one, such as a recipe's data/test")
+    return found
+
+
+def _embeddings(path: Path) -> tuple[tuple[float, ...], ...]:
+    """Raises: ConfigError: there is no array (N, E) or (E,) of a few numbers."""
+    import numpy as np
+
+    try:
+        if path.stat().st_size > MOST_EMBEDDED:
+            raise ValueError(f"it has more than {MOST_EMBEDDED >> 20} MiB")
+        found = np.load(path, allow_pickle=False)
+        if (
+            not isinstance(found, np.ndarray)
+            or found.dtype.kind not in "fiu"
+            or found.ndim not in (1, 2)
+            or not found.size
+        ):
+            raise ValueError("it is no array (N, E) of numbers")
+    except (OSError, ValueError, EOFError) as error:
+        raise config.ConfigError(f"--embedding {path} cannot be read: {error}") from error
+    return tuple(tuple(map(float, row)) for row in np.atleast_2d(found.astype(np.float32)))
 
 
 def _labels(text: str, store: Store, model: Given) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 `cond` is one tensor a batch: integers (B,), −1 where nothing is told, or embeddings (B, E), zeros where nothing is
 told; None tells no row anything. A row that is told nothing lights a feature of its own, so that one network is
-conditional and unconditional at once (Ho and Salimans, "Classifier-free diffusion guidance", arXiv 2207.12598).
+conditional and unconditional at once (Ho and Salimans, "Classifier-free diffusion guidance", arXiv 2207.12598). It is
+made of one column of the rows: their labels, their embeddings, or (captions.py) their captions.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Condition(ABC):
-    """The kind of condition that a network takes; subclasses are frozen dataclasses."""
+    """The kind of condition that a network takes; subclasses are frozen dataclasses.
+
+    `column` is the rows' column that it is made of, by the name that readers have for it.
+    """
+
+    column: ClassVar[str]
 
     @property
     @abstractmethod
@@ -28,10 +36,24 @@ class Condition(ABC):
     def __call__(self, cond: Tensor | None, rows: int, device: torch.device) -> Tensor:
         """The features (rows, features) in float32. Raises ValueError when `cond` is not of this kind."""
 
+    @abstractmethod
+    def told(self, values: np.ndarray) -> Tensor:
+        """`cond` of rows whose `column` has these values (B, *). Raises ValueError when they are not of this kind."""
+
+    @abstractmethod
+    def untold(self, cond: Tensor) -> Tensor:
+        """Which rows (B,) are told nothing."""
+
+    def without(self, cond: Tensor, rows: Tensor) -> Tensor:
+        """`cond` with nothing told to these rows (B,) of bools."""
+        return cond.masked_fill(rows.reshape(-1, *(1,) * (cond.ndim - 1)), 0 if cond.is_floating_point() else -1)
+
 
 @dataclass(frozen=True)
 class Labels(Condition):
     """One of `classes`, by its number from 0; −1 is none of them."""
+
+    column: ClassVar[str] = "label"
 
     classes: int
 
@@ -57,16 +79,33 @@ class Labels(Condition):
         hot = cond[:, None] == numbers
         return (hot.float() * math.sqrt(self.features)).masked_fill(wrong[:, None], math.nan)
 
+    def told(self, values: np.ndarray) -> Tensor:
+        """The labels (B,) as they are."""
+        return torch.tensor(values)
+
+    def untold(self, cond: Tensor) -> Tensor:
+        """Where the label is −1."""
+        return cond < 0
+
 
 @dataclass(frozen=True)
 class Embedded(Condition):
-    """An embedding of `size` numbers of about unit variance, as of a text; all zeros is none."""
+    """An embedding of `size` numbers, as of a text, from whoever made the rows; all zeros is none.
+
+    Times `scale` it should be of about unit variance: √size for embeddings of length 1, as CLIP's are.
+    """
+
+    column: ClassVar[str] = "operator.embedding"
 
     size: int
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give how many numbers an embedding has, at least 1")
+        if self.size < 1 or not 0 < self.scale < math.inf:
+            raise ValueError(
+                f"size is {self.size} and scale {self.scale}: give how many numbers an embedding has, at least 1, and "
+                "what to multiply them by, above 0"
+            )
 
     @property
     def features(self) -> int:
@@ -78,8 +117,18 @@ class Embedded(Condition):
             cond = torch.zeros(rows, self.size, device=device)
         if cond.shape != (rows, self.size) or not cond.dtype.is_floating_point:
             raise ValueError(f"cond is {_told(cond)}: give {rows} embeddings of {self.size} numbers, zeros for none")
-        none = (cond == 0).all(1, keepdim=True)
-        return torch.cat([cond.float(), none.float() * math.sqrt(self.features)], 1)
+        none = self.untold(cond)[:, None]
+        return torch.cat([cond.float() * self.scale, none.float() * math.sqrt(self.features)], 1)
+
+    def told(self, values: np.ndarray) -> Tensor:
+        """The embeddings (B, size) in float32."""
+        if values.ndim != 2 or values.shape[1] != self.size:
+            raise ValueError(f"embeddings are {values.shape[1:]} and the network's ({self.size},): make them agree")
+        return torch.from_numpy(values.astype(np.float32))
+
+    def untold(self, cond: Tensor) -> Tensor:
+        """Where all numbers are zero."""
+        return (cond == 0).all(1)
 
 
 def features(condition: Condition | None, cond: Tensor | None, x: Tensor) -> Tensor | None:

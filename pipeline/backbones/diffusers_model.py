@@ -113,7 +113,7 @@ class Borrowed(nn.Module):
             words["class_labels"] = torch.where(labels < 0, max(1, self.classes), labels)
         if isinstance(self.config.condition, Embedded):
             told = x.new_zeros(x.shape[0], self.config.condition.size) if cond is None else cond.to(x.dtype)
-            words["encoder_hidden_states"] = told[:, None]
+            words["encoder_hidden_states"] = (told * self.config.condition.scale)[:, None]
         return self.model(**words).sample[..., :height, :width]
 
 

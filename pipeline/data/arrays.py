@@ -57,7 +57,8 @@ class Arrays(Source):
 
     `images` and `labels` name arrays of an .npz that must be there; None means the array of that name where there is
     one, and for the images else the first that is not the labels; labels="" means none at all. `mask` (N, H, W) of
-    bools or integers, not 0 where seen, and `sigma` (N,) name arrays of an .npz that are taken too, "" none.
+    bools or integers, not 0 where seen, `sigma` (N,) and `embedding` (N, E) of numbers name arrays of an .npz that are
+    taken too, "" none.
     """
 
     url: str
@@ -65,6 +66,7 @@ class Arrays(Source):
     labels: str | None = None
     mask: str = ""
     sigma: str = ""
+    embedding: str = ""
 
     def cut(self) -> Iterator[Piece]:
         """Ranges of rows."""
@@ -87,9 +89,10 @@ class Arrays(Source):
                 label = checked_label(numbers[i], name) if numbers else None
                 here = {kind: next(rows) for kind, rows in known.items()}
                 here = {kind: value if value.ndim else value[()] for kind, value in here.items()}
+                vector = here.pop("embedding", None)
                 if pixels.dtype.kind == "f" and "mask" in here:  # what is hidden may be anything, and is forgotten
                     pixels = np.where(here["mask"].reshape(pixels.shape[:2] + (1,) * (pixels.ndim - 2)) != 0, pixels, 0)
-                yield Raw(f"{stem}-{row}", _bytes(pixels, name), label, name, None, here)
+                yield Raw(f"{stem}-{row}", _bytes(pixels, name), label, name, None, here, vector)
 
     def unread(self) -> dict[str, int]:
         """The arrays of an .npz that are none of these."""
@@ -113,19 +116,21 @@ class Arrays(Source):
             size = fs.info(path)["size"]
             if path.lower().endswith(".npz"):
                 images, labels, damage = self._members(zipfile.ZipFile(file), name, size)
-            elif self.mask or self.sigma:
-                raise ValueError(f"{name} holds one array; a mask or sigma needs an .npz with several.")
+            elif self.mask or self.sigma or self.embedding:
+                raise ValueError(f"{name} holds one array; a mask, sigma or embedding needs an .npz with several.")
             else:
                 images, labels, damage = _column(file, name, size), None, {}
             _check_images(images)
             if labels and (labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]):
                 raise ValueError(f"{labels.name} is {labels.dtype} {labels.shape}; give one integer for each image.")
+            count = images.shape[:1]
+            forms = {"mask": ("biu", images.shape[:3]), "sigma": ("f", count)}
             for key, column in damage.items():
-                kinds, shape = ("biu", images.shape[:3]) if key == "mask" else ("f", images.shape[:1])
+                kinds, shape = forms.get(key, ("fiu", (*count, *column.shape[-1:])))
                 if column.dtype.kind not in kinds or column.shape != shape:
                     raise ValueError(
-                        f"{column.name} is {column.dtype} {column.shape}; a mask is bools {images.shape[:3]}, "
-                        f"sigma floats {images.shape[:1]}."
+                        f"{column.name} is {column.dtype} {column.shape}; a mask is bools {images.shape[:3]}, sigma "
+                        f"floats {count}, an embedding numbers ({images.shape[0]}, E)."
                     )
             yield images, labels, damage
 
@@ -149,15 +154,16 @@ class Arrays(Source):
                 )
             return _column(archive.open(member), f"{shown(key)} in {name}", member.file_size)
 
-        damage = {kind: column(used[kind]) for kind in ("mask", "sigma") if used[kind]}
+        damage = {kind: column(used[kind]) for kind in ("mask", "sigma", "embedding") if used[kind]}
         return column(used["images"]), column(used["labels"]) if used["labels"] else None, damage
 
     def _used(self, names: Collection[str]) -> dict[str, str]:
         """Which array of an .npz with arrays of these names is what, "" for none."""
         labels = ("labels" if "labels" in names else "") if self.labels is None else self.labels
-        first = next((key for key in names if key not in (labels, self.mask, self.sigma)), "images")
+        own = {"mask": self.mask, "sigma": self.sigma, "embedding": self.embedding}
+        first = next((key for key in names if key not in (labels, *own.values())), "images")
         images = ("images" if "images" in names else first) if self.images is None else self.images
-        return {"images": images, "labels": labels, "mask": self.mask, "sigma": self.sigma}
+        return {"images": images, "labels": labels} | own
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from pipeline.data.images import BadImage, Header, decode, header
 from pipeline.data.listing import shown
 
 NAMES = ("mask", "sigma")
+EMBEDDING = "embedding"  # the operator column of what is told of an image in numbers
+NO_MAP = {"sigma", EMBEDDING}  # operator columns that say nothing of which operator a row was seen through
 HIDES, NOISY = "hides", "noisy"  # what dataset.json says of rows of which something is hidden, or measured with noise
 OPERATOR = "operator"  # what is said to be known where one operator is declared for the whole set
 NOTHING = 128  # what 8-bit pixels have where nothing was seen: x = 0, as near as they come

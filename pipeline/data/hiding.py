@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.damaged import EMBEDDING
 from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
@@ -31,7 +32,7 @@ class Hidden(Reader):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*(name for name in self.rows.columns if not name.startswith(OPERATOR)), MASK)
+        return (*(name for name in self.rows.columns if not _of_mask(name)), MASK)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -45,16 +46,21 @@ class Hidden(Reader):
 
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         for rows in self.rows.spans(seed, spans):
-            told = {name: column for name, column in rows.columns.items() if not name.startswith(OPERATOR)}
+            told = {name: column for name, column in rows.columns.items() if not _of_mask(name)}
             yield Rows(rows.index, rows.images, told | {MASK: self._masks(rows)})
 
     def _masks(self, rows: Rows) -> np.ndarray:
         shape = (len(rows), *self.shape)
         if self.seen is None:
             return np.ones(shape, bool)
-        operator = {n.removeprefix(OPERATOR): c for n, c in rows.columns.items() if n.startswith(OPERATOR)}
+        operator = {n.removeprefix(OPERATOR): c for n, c in rows.columns.items() if _of_mask(n)}
         found = shows(self.seen.at(operator, self.shape)).numpy()
         return np.ascontiguousarray(np.broadcast_to(found, shape))
+
+
+def _of_mask(name: str) -> bool:
+    """Whether a column says how its row was seen, and not what is told of it."""
+    return name.startswith(OPERATOR) and name != OPERATOR + EMBEDDING
 
 
 def visible_moments(readers: Sequence[Hidden]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.damaged import NO_MAP
 from pipeline.data.records import Examples
 from pipeline.data.similar import cosines
 from pipeline.keys import Key
@@ -99,7 +100,7 @@ def copies(clean: Examples, damaged: Examples, damage: Damage, seed: int = 0) ->
     """Which damaged images show one of the clean ones; None where the shapes or the operator do not allow to tell."""
     if clean.shape != damage.shape or not len(clean) or not len(damaged):
         return None
-    own_maps = bool(set(damaged.operator) - {"sigma"})
+    own_maps = bool(set(damaged.operator) - NO_MAP)
     if own_maps:
         damaged = damaged.take(_some(len(damaged), OWN_MAPS[0], seed))
         clean = clean.take(_some(len(clean), max(1, OWN_MAPS[1] // math.prod(clean.shape)), seed))

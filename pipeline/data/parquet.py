@@ -36,7 +36,8 @@ class Parquet(Source):
     `label` (integers) and `id` (texts or integers) name columns that must be there; None means the column of that name
     where there is one, "" none at all. Without ids a row is "<path without suffix>-<row in file>". `caption` (texts),
     `mask` (encoded images or lists of lists, what is seen being white or true) and `sigma` (numbers) name columns that
-    are taken too, "" none: `source_of` fills them in where it sees columns of these names.
+    are taken too, "" none: `source_of` fills them in where it sees columns of these names. `embedding` (lists of
+    numbers, all of one length; null or zeros: none) is taken where it is named.
 
     `glob` keeps the files whose relative path matches (** crosses folders), `split` those of one split; with neither,
     files of several splits are refused.
@@ -49,6 +50,7 @@ class Parquet(Source):
     caption: str = ""
     mask: str = ""
     sigma: str = ""
+    embedding: str = ""
     glob: str = ""
     split: str = ""
 
@@ -96,7 +98,9 @@ class Parquet(Source):
 
     def _raws(self, batch: pa.RecordBatch, columns: list[str], row: int, file: str, stem: str) -> Iterator[Raw]:
         image = batch.column(columns[0])
-        label, key, caption, mask, sigma = (_plain(batch.column(column)) if column else None for column in columns[1:])
+        label, key, caption, mask, sigma, embedding = (
+            _plain(batch.column(column)) if column else None for column in columns[1:]
+        )
         encoded = _plain(image)
         for i in range(len(batch)):
             name = f"row {row + i} of {shown(file)}"
@@ -111,7 +115,8 @@ class Parquet(Source):
             damage = {
                 key: column[i].as_py() for key, column in (("mask", mask), ("sigma", sigma)) if column is not None
             }
-            yield Raw(text, encoded[i].as_py() or b"", number, name, said, damage)
+            vector = None if embedding is None else embedding[i].as_py()
+            yield Raw(text, encoded[i].as_py() or b"", number, name, said, damage, vector)
 
     def noticed(self) -> Parquet:
         """This, with the columns that hold captions, masks and sigmas by name and by type in the first file.
@@ -189,7 +194,7 @@ class Parquet(Source):
         names = [self.image]
         for named, usual in ((self.label, "label"), (self.id, "id")):
             names.append((usual if usual in schema.names else "") if named is None else named)
-        names += [self.caption, self.mask, self.sigma]
+        names += [self.caption, self.mask, self.sigma, self.embedding]
         for field, column in zip(KINDS, names):
             if column and schema.names.count(column) != 1:
                 near = difflib.get_close_matches(column, schema.names, 1)
@@ -213,11 +218,12 @@ KINDS = {
     "caption": "texts",
     "mask": "encoded images or lists of lists",
     "sigma": "numbers",
+    "embedding": "lists of numbers",
 }
 
 
 def _how(field: str) -> str:
-    return f"set {field}=<column>" + f", or --{field}-column" * (field in ("image", "label", "caption"))
+    return f"set {field}=<column>" + f", or --{field}-column" * (field in ("image", "label", "caption", "embedding"))
 
 
 def _chunks(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[str, int, int, bool]]:
@@ -259,10 +265,18 @@ def _usable(kind: pa.DataType, field: str) -> bool:
         "caption": (pa.types.is_string, pa.types.is_large_string),
         "mask": (pa.types.is_binary, pa.types.is_large_binary, _is_grid),
         "sigma": (pa.types.is_floating, pa.types.is_integer),
+        "embedding": (_is_vector,),
     }
     return any(test(kind) for test in tests[field])
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _is_grid(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) and any(inner(kind.value_type) for inner in lists) for test in lists)
+    return _is_list(kind) and _is_list(kind.value_type)
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return _is_list(kind) and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGE = 1 << 16  # rows; to sort more would take longer than a batch
-LABEL, OPERATOR = "label", "operator."
+LABEL, CAPTION, OPERATOR = "label", "caption", "operator."
 ENOUGH = 16_384  # rows whose mean stands for that of a set too large to go through
 
 
@@ -36,7 +36,7 @@ class Rows:
     """B rows as training takes them.
 
     `index`: (B,) int64, which of the set's. `images`: (B, *) uint8, float16, or float32 that are x already. `columns`:
-    what else the reader was asked for, by name, each (B, *).
+    what else the reader was asked for, by name, each (B, *); captions are texts in an array of objects.
     """
 
     index: np.ndarray
@@ -45,6 +45,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def packed(self) -> Tensor:
+        """(B, *) uint8, of which x is u/127.5 − 1, or x."""
+        import torch
+
+        return torch.from_numpy(self.images) if self.images.dtype == np.uint8 else self.x()
 
     def x(self) -> Tensor:
         """(B, *) float32: u/127.5 − 1 of uint8, others as they are."""
@@ -60,7 +66,7 @@ class Reader(ABC):
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """What comes along with the images: some of "label" and "operator.<name>"."""
+        """What comes along with the images: some of "label", "caption" and "operator.<name>"."""
 
     @property
     @abstractmethod
@@ -100,16 +106,15 @@ class Reader(ABC):
 
 @dataclass(frozen=True, eq=False)
 class InMemory(Reader):
-    """Examples in memory; `columns` are what of "label" and "operator.<name>" comes along."""
+    """Examples in memory; `columns` are what of "label", "caption" and "operator.<name>" comes along."""
 
     examples: Examples
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         order(len(self.examples), 0, 0, 0)
-        known = {LABEL} | {OPERATOR + name for name in self.examples.operator}
-        if lacking := set(self.columns) - known:
-            raise ValueError(f"The set has no column {min(lacking)!r}; it has {', '.join(sorted(known))}.")
+        for name in self.columns:
+            column(self.examples, name)  # its complaints are due now
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,17 +127,27 @@ class InMemory(Reader):
         return [self.examples.ids[i] for i in index]
 
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
-        held = {LABEL: self.examples.label}
-        held |= {OPERATOR + name: column for name, column in self.examples.operator.items()}
+        held = {name: column(self.examples, name) for name in self.columns}
         for first, count in spans:
             index = order(len(self), seed, first, count)
-            yield Rows(index, self.examples.images[index], {name: held[name][index] for name in self.columns})
+            yield Rows(index, self.examples.images[index], {name: values[index] for name, values in held.items()})
 
     def moments(self) -> tuple[Tensor, float]:
         """The mean image and the root mean square around it, of all rows."""
         x0 = self.examples.x()
         centre = x0.mean(0)
         return centre, float((x0 - centre).square().mean().sqrt())
+
+
+def column(examples: Examples, name: str) -> np.ndarray:
+    """A column (N, *) of examples by the name that readers have for it. Raises ValueError: they have none such."""
+    known = {LABEL: examples.label} | {OPERATOR + name: values for name, values in examples.operator.items()}
+    if name == CAPTION and examples.caption:
+        return np.array(examples.caption, object)
+    if name not in known:
+        names = sorted([*known, *[CAPTION] * bool(examples.caption)])
+        raise ValueError(f"The set has no column {name!r}; it has {', '.join(names)}.")
+    return known[name]
 
 
 def order(n: int, seed: int, start: int, count: int) -> np.ndarray:

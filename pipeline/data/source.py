@@ -47,7 +47,8 @@ class Raw:
     A tuple of these is a clip, frame by frame. None is an image that may not be read, which spoils only itself, as does
     one in whose place there is a BadImage that says why. `name` is what an error calls it. `damage` is what is known of
     a row that was damaged before it arrived: "mask", an encoded image or an array (H, W), of a clip one for all frames
-    or a tuple of them, and "sigma", a number; not checked yet.
+    or a tuple of them, and "sigma", a number; not checked yet. `embedding` is a list or an array of numbers that stand
+    for what is told of the image, None where nothing is; not checked either.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Raw:
     name: str
     caption: str | None = None
     damage: dict[str, Any] = field(default_factory=dict)
+    embedding: Any = None
 
 
 class Source(ABC):

@@ -42,6 +42,7 @@ OPTIONS = {
     "image": "--image-column",
     "label": "--label-column",
     "caption": "--caption-column",
+    "embedding": "--embedding",
     "glob": "a glob",
 }
 CLIP = 16  # frames in a clip of a video, unless another number is asked for
@@ -55,6 +56,7 @@ def source_of(
     image: str = "",
     label: str = "",
     caption: str = "",
+    embedding: str = "",
 ) -> Source:
     """The source for "digits", a folder, or a file of one of the kinds that can be read, found by looking at it.
 
@@ -65,13 +67,14 @@ def source_of(
 
     `path` may be any fsspec URL, and end in a glob of parquet files, archives or images. `split` chooses among their
     files by name (`splits.py`), and has to where they are of several; `image`, `label` and `caption` name columns of
-    parquet. Raises ValueError where there is nothing, or nothing of these kinds, or a choice that is not there.
+    parquet, `embedding` one of parquet or an array of an .npz. Raises ValueError where there is nothing, or nothing of
+    these kinds, or a choice that is not there.
     """
     if frames is None and stride != 1:
         raise ValueError(f"stride={stride} says how far the frames of a clip lie apart; ask for frames as well.")
     if not path:
         raise ValueError("The path of the data is empty; give 'digits', a folder or a file.")
-    asked = {name: text for name, text in zip(OPTIONS, (split, image, label, caption)) if text}
+    asked = {name: text for name, text in zip(OPTIONS, (split, image, label, caption, embedding)) if text}
     source = Digits() if path == "digits" and frames is None else _found(path, frames, stride, asked)
     known = vars(source.rows if isinstance(source, Frames) else source).keys()
     if unused := asked.keys() - known - ({"split"} if isinstance(source, Folder) else set()):
@@ -80,6 +83,11 @@ def source_of(
             "leave it out."
         )
     return source
+
+
+def has_captions(source: Source) -> bool:
+    """Whether rows of a source come with captions."""
+    return bool(getattr(source, "caption", "") or getattr(source, "captions", False))
 
 
 def _found(path: str, frames: int | None, stride: int, asked: dict[str, str]) -> Source:
@@ -103,7 +111,7 @@ def _file(path: str, name: str, asked: dict[str, str]) -> Source:
     kinds: list[tuple[bool, Callable[[], Source]]] = [
         (is_a(".parquet"), lambda: _parquet(path, asked)),
         (is_a(*TARS), lambda: _tars(path, asked)),
-        (is_a(".npy", ".npz"), lambda: _arrays(path)),
+        (is_a(".npy", ".npz"), lambda: _arrays(path, asked)),
         (is_idx(name), lambda: Idx(path)),
         (is_a(*VIDEOS, *ANIMATIONS), lambda: Clips(path, frames=CLIP)),
     ]
@@ -160,9 +168,10 @@ def _beside(files: list[str]) -> tuple[str, ...]:
     return tuple(kind for kind, end in kinds if any(name.lower().endswith(end) for name in files))
 
 
-def _arrays(path: str) -> Arrays:
+def _arrays(path: str, asked: dict[str, str]) -> Arrays:
     names = Arrays(path).names()
-    return Arrays(path, mask="mask" * ("mask" in names), sigma="sigma" * ("sigma" in names))
+    own = {"embedding": asked.get("embedding", "")}
+    return Arrays(path, mask="mask" * ("mask" in names), sigma="sigma" * ("sigma" in names), **own)
 
 
 def _parquet(path: str, asked: dict[str, str]) -> Parquet:

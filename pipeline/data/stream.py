@@ -26,7 +26,7 @@ from pipeline.data.ids import ids_of
 from pipeline.data.listing import shown
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.permute import Permutation
-from pipeline.data.reader import LABEL, Reader, Rows
+from pipeline.data.reader import CAPTION, LABEL, Reader, Rows
 from pipeline.data.shards import GROUP, MALFORMED, MAX_BYTES, _forms, _refusal, _unpack
 from pipeline.keys import Key
 from pipeline.place import Place
@@ -92,8 +92,8 @@ class Streamed(Reader):
     Args:
         place: the folder that the manifest's shards are in, at any URL.
         manifest: which rows are in which shard.
-        columns: what of "label" and "operator.<name>" comes along.
-        memory: bytes that may be held by two windows of images; a block of each is held in any case.
+        columns: what of "label", "caption" and "operator.<name>" comes along.
+        memory: bytes that may be held by two windows of images; a block of each is held in any case, and the columns.
 
     Reading raises ValueError, in one sentence that names the file, where a shard is missing, damaged or another's.
     """
@@ -161,7 +161,7 @@ class Streamed(Reader):
             raise _refusal(path, error) from error
 
     def _forms(self, file: pq.ParquetFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        forms = _forms(file.schema_arrow) | {LABEL: ((), np.dtype(np.int64))}
+        forms = _columns(file)
         if forms["image"] != (self.shape, np.dtype(self.manifest.dtype)):
             shape, dtype = forms["image"]
             raise ValueError(f"its images are {dtype} {shape}, not {self.manifest.dtype} {self.shape}")
@@ -187,11 +187,27 @@ class Streamed(Reader):
         return read()
 
 
+def column_of(file: pq.ParquetFile, name: str) -> np.ndarray:
+    """One column (N, *) of a shard. Raises ValueError: it has none of that name."""
+    forms = _columns(file)
+    if name not in forms:
+        raise ValueError(f"it has no column {name!r}, only {', '.join(sorted(forms))}")
+    return _values(file.read(columns=[name])[name], name, *forms[name])
+
+
+def _columns(file: pq.ParquetFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """The shape of a row and the dtype of every column but the ids."""
+    forms = _forms(file.schema_arrow) | {LABEL: ((), np.dtype(np.int64))}
+    return forms | ({CAPTION: ((), np.dtype(object))} if CAPTION in file.schema_arrow.names else {})
+
+
 def _values(column: pa.ChunkedArray, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if name == LABEL:
         return column.fill_null(-1).to_numpy()
     if column.null_count:
         raise ValueError(f"its column {name!r} has rows without a value")
+    if name == CAPTION:
+        return np.array(column.to_pylist(), object)
     values = _unpack(column, name, shape, dtype)
     if dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"its column {name!r} has values that are not finite")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
+from ray._private.state import state
 from ray.exceptions import RayError
 from ray.train import WorkerGroupError
 from ray.train.torch import TorchTrainer
@@ -25,6 +26,7 @@ from pipeline.graph import Scale
 
 log = logging.getLogger("kintsugi")
 SLOW = 10  # times the slowest step so far is no hang yet
+PATIENT = 6  # times as long as a step may data be opened before the first, and the result be written after the last
 ANSWER = 10.0  # seconds in which a worker must say where it is
 
 
@@ -50,6 +52,7 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
         self.asked: dict[int, Any] = {}
         self.question: Any = None
         self.looked = self.moved = self.slowest = 0.0
+        self.training: dict[int, bool] = {}
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """As many workers as Ray found room for, rounded down to what can share a batch."""
@@ -63,7 +66,7 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
         worker_group.execute(pulse.listen)
         self.group, self.told, self.asked = worker_group, False, {}
         self.looked = self.moved = time.monotonic()
-        self.slowest = 0.0
+        self.slowest, self.training = 0.0, {}
         if self.scale.most is not None and len(worker_group) != self.world:
             self.world = len(worker_group)
             self.say(f"training with {self.world} of up to {self.worlds[-1]} workers")
@@ -87,7 +90,7 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
                 if rank not in self.asked:
                     self.asked[rank] = worker.execute_async(pulse.silence)
         limit = max(self.scale.hang_after, SLOW * self.slowest)
-        if now - self.moved > limit:
+        if now - self.moved > limit * (1 if any(self.training.values()) else PATIENT):
             self._hangs(now - self.moved)
 
     def say(self, sentence: str) -> None:
@@ -112,16 +115,16 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
                 continue
             del self.asked[rank]
             try:
-                said = ray.get(answer)
+                silence, slowest, self.training[rank] = ray.get(answer)
             except RayError:  # it is dead, which Ray Train will find out
                 continue
-            silence, slowest = said or (0.0, 0.0)
             self.moved = max(self.moved, time.monotonic() - silence)
             self.slowest = max(self.slowest, slowest)
 
     def _hangs(self, seconds: float) -> None:
         """Fail the group, after saying what each of its workers was doing."""
-        what = f"no step was finished for {seconds:.0f} s"
+        steps = any(self.training.values())
+        what = f"no step was finished for {seconds:.0f} s" if steps else f"no step was begun for {seconds:.0f} s"
         self.say(f"{what}: what the workers are doing follows, and training starts again from its last checkpoint")
         asked = {rank: worker.execute_async(pulse.stacks) for rank, worker in enumerate(self.group.get_workers())}
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER)
@@ -134,9 +137,10 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
 
 
 def places(scale: Scale) -> int:
-    """How many workers the machines that are alive have room for, whoever uses them now."""
+    """How many workers the machines that are alive, and stay, have room for, whoever uses them now."""
     cores, devices = cluster.capacity()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    leaving = state.get_draining_nodes()  # they take no workers, for which Ray Train would wait a minute at a time
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     found = sum(_fit(node.get("CPU", 0), scale.cpus, node.get("GPU", 0), scale.gpus) for node in nodes)
     return min(found, _fit(cores, scale.cpus, devices, scale.gpus))
 

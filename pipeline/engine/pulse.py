@@ -51,26 +51,28 @@ class Order:
 
 
 class Pulse:
-    """When a step was last finished, while the context is open, and whether this process was told to end."""
+    """When a step was last finished, while the context is open, and whether this process was told to end.
+
+    Outside it, when that was left, or when this process began to listen.
+    """
 
     def __init__(self) -> None:
         self.notice = Notice()
-        self.last: float | None = None
+        self.last = time.monotonic()
+        self.training = False
         self.slowest = 0.0
 
     def beat(self) -> None:
         """Another step is done."""
-        now, last = time.monotonic(), self.last
-        if last is not None:
-            self.slowest = max(self.slowest, now - last)
-        self.last = now
+        now = time.monotonic()
+        self.last, self.slowest = now, max(self.slowest, now - self.last)
 
     def __enter__(self) -> Pulse:
-        self.last, self.slowest = time.monotonic(), 0.0
+        self.training, self.last, self.slowest = True, time.monotonic(), 0.0
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.last = None
+        self.training, self.last = False, time.monotonic()
 
 
 PULSE = Pulse()
@@ -79,6 +81,7 @@ PULSE = Pulse()
 def listen() -> None:
     """Be told by SIGTERM from now on, instead of dying of it."""
     PULSE.notice.__enter__()
+    PULSE.last = time.monotonic()
 
 
 def tell() -> None:
@@ -86,10 +89,9 @@ def tell() -> None:
     PULSE.notice.give()
 
 
-def silence() -> tuple[float, float] | None:
-    """Seconds since the last step, and those of the slowest; None: it is not training."""
-    last = PULSE.last
-    return None if last is None else (time.monotonic() - last, PULSE.slowest)
+def silence() -> tuple[float, float, bool]:
+    """Seconds since the last step or the last change, those of the slowest step, and whether it is training."""
+    return time.monotonic() - PULSE.last, PULSE.slowest, PULSE.training
 
 
 def stacks() -> str:

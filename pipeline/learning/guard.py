@@ -1,10 +1,11 @@
 """What steps say of themselves, kept on the device: the host reads it now and then and waits for nothing else.
 
-A step whose gradient is not finite is not taken. When more of them come than are allowed, the run is over: from that
-step on nothing is taken, so that whenever the host looks, the weights are those of the step before. A step that was
-taken and left weights that are not finite (a rate beyond all measure) ends the run, too, and has spoilt weights and
-averages by then: they are never saved. What becomes of a run that is over is the course's to say (`course.py`): it
-stops, or rolls back.
+A step whose gradient, or a loss in it, is not finite is not taken. A bad loss spoils the gradient, which processes
+share (step.py), unless it has none, as where an objective puts a constant in place of every row: so they tell each
+other. When more of them come than are allowed, the run is over: from that step on nothing is taken, so that whenever
+the host looks, the weights are those of the step before. A step that was taken and left weights that are not finite (a
+rate beyond all measure) ends the run, too, and has spoilt weights and averages by then: they are never saved. What
+becomes of a run that is over is the course's to say (`course.py`): it stops, or rolls back.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Guard:
             self._begin(norm.device)
         rows = torch.arange(len(losses), device=norm.device) + batch.offset if batch.index is None else batch.index
         self.kind = "row" if batch.index is None else "example"
-        bad = ~norm.isfinite() & ~self.over
+        sound = self.peers.all(losses.isfinite().all().int()).bool().all()
+        bad = ~(norm.isfinite() & sound) & ~self.over
         self.skipped = self.skipped + bad
         self.held.append((self.state.step, torch.where(bad & ~losses.isfinite(), rows, -1)))
         self._end(bad & (self.skipped > self.skips))

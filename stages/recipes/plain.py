@@ -6,20 +6,22 @@ import dataclasses
 
 from pipeline.backbones import adm
 from pipeline.backbones.backbone import Backbone
-from pipeline.backbones.condition import Labels
+from pipeline.backbones.captions import Captions
+from pipeline.backbones.condition import Embedded, Labels
 from pipeline.data.images import Resize
-from pipeline.data.sources import source_of
+from pipeline.data.reader import CAPTION
+from pipeline.data.sources import has_captions, source_of
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
+from stages.conditioned import classes_of, condition_of
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.ingest import Ingest, OnBad, image_shape, snapshot
 from stages.judge import Drawn, Judge
-from stages.labels import classes_of
 from stages.sample import Sample
 from stages.sets import Stored
 from stages.train import Fit, Train
@@ -30,7 +32,11 @@ def plain(
     split: str = "",
     image_column: str = "",
     label_column: str = "",
+    caption_column: str = "",
+    embedding_column: str = "",
     classes: int = 0,
+    captions: bool = False,
+    embedding: int = 0,
     test: int = 256,
     size: int | None = None,
     resize: Resize = Resize.FAIL,
@@ -53,7 +59,12 @@ def plain(
         split: take the files of one split, as train.
         image_column: of parquet, which has the images.
         label_column: of parquet, which has labels.
-        classes: how many classes the network is told of; every image must then have a label from 0. 0: no labels.
+        caption_column: of parquet, which has captions.
+        embedding_column: of parquet or an .npz, which has embeddings; "embedding" if not given and they are asked for.
+        classes: how many classes the network is told of, labels counting from 0; from images without a label it learns
+            to do without. 0: no labels.
+        captions: whether the network is told the images' captions, as the words that they have in common.
+        embedding: how many numbers of an embedding column the network is told; 0: none.
         test: how many images are held out and measure the model.
         size: side of the square that images are brought to (with --resize); their own size if not given.
         resize: what to do with images of another size.
@@ -62,7 +73,7 @@ def plain(
         on_bad: what to do with a file that is no usable image.
         budget: the largest share of the files that may be left out.
         samples: how many images are drawn and judged.
-        weight: of classifier-free guidance, for a second set of samples, where there are labels; 1: there is none.
+        weight: of classifier-free guidance, for a second set of samples, where something is told; 1: there is none.
         seed: of every random choice.
         readers: how many processes decode images at a time.
         scale: workers of the training step, and CPUs and GPUs of each worker.
@@ -70,14 +81,21 @@ def plain(
         backbone: the network, such as {is: pipeline.backbones.dit.Config, width: 96, depth: 6, heads: 3}.
         fit: how it is trained.
     """
-    source = source_of(data, split=split, image=image_column, label=label_column)
+    network = told(backbone, classes, captions, embedding)
+    condition = condition_of(network)
+    size_of = condition.size if isinstance(condition, Embedded) and condition.column == Embedded.column else 0
+    if embedding_column and not size_of:
+        raise ValueError("embedding_column is given and no embedding is asked for: say how many numbers one has")
+    vectors = embedding_column or "embedding" * bool(size_of)
+    source = source_of(data, None, 1, split, image_column, label_column, caption_column, vectors)
     shape = image_shape(source, size, colour)
+    if condition is not None and condition.column == CAPTION and not has_captions(source):
+        raise ValueError(f"{data} has no captions: lay a.txt beside a.png, or name a column of parquet")
     if samples < 2 or test < 2:
         raise ValueError(f"samples is {samples} and test {test}: the Fréchet distance needs at least 2 of each")
-    network = told(backbone, classes)
     labels = tuple(range(classes_of(network)))
     wide, one = Scale(workers=readers), dataclasses.replace(scale, workers=1)
-    taken = Ingest(source, shape, resize, colour is False, bool(labels), on_bad, budget, snapshot(source))
+    taken = Ingest(source, shape, resize, colour is False, False, on_bad, budget, snapshot(source), embedding=size_of)
     full = step(taken, "ingest", wide)
     held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
     rows = step(Corrupt(full, Part(test, None, seed), Clean(), seed), "data/train", wide)
@@ -85,8 +103,9 @@ def plain(
     how, eye = extractor(judging, shape, lambda: rows, held, one)
     looked = (census,) if eye is None else (census, eye)  # what makes them unfit is to be known before hours are spent
     model = step(Train(rows, network, fit, seed), "model", scale, looked)
-    drawn = {"model": Sample(model, samples, seed=seed, labels=labels)}
-    if labels and fit.unconditional and weight != 1:
+    like = held if condition is not None and not labels else None
+    drawn = {"model": Sample(model, samples, seed=seed, labels=labels, like=like)}
+    if condition is not None and fit.unconditional and weight != 1:
         drawn["guided"] = dataclasses.replace(drawn["model"], classifier_free=True, weight=weight)
     contestants = []
     for name, asked in drawn.items():
@@ -99,10 +118,18 @@ def plain(
     return step(report, "report")
 
 
-def told(backbone: Backbone, classes: int) -> Backbone:
-    """The backbone with a condition of so many classes; 0: as it is. Raises ValueError: it takes none."""
-    if not classes:
+def told(backbone: Backbone, classes: int, captions: bool = False, embedding: int = 0) -> Backbone:
+    """The backbone with the one condition that is asked for; as it is if none is. Raises ValueError: it takes none."""
+    asked = [classes and "classes", captions and "captions", embedding and "embedding"]
+    asked = [name for name in asked if name]
+    if not asked:
         return backbone
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} are asked for, and a network is told one thing: choose one")
     if not any(field.name == "condition" for field in dataclasses.fields(backbone)):  # pyright: ignore[reportArgumentType]
-        raise ValueError("this backbone takes no labels: leave out classes, or choose pipeline.backbones.adm or dit")
-    return dataclasses.replace(backbone, condition=Labels(classes))  # pyright: ignore[reportArgumentType]
+        what = "labels" if classes else "captions or embeddings"
+        raise ValueError(
+            f"this backbone takes no {what}: leave out {asked[0]}, or choose pipeline.backbones.adm or dit"
+        )
+    condition = Labels(classes) if classes else Captions() if captions else Embedded(embedding)
+    return dataclasses.replace(backbone, condition=condition)  # pyright: ignore[reportArgumentType]

@@ -97,8 +97,8 @@ def pictures(tmp_path) -> Callable[..., Path]:
 def here(monkeypatch):
     """`here(target, store)`: run with everything made in this process."""
 
-    def in_process(function, items, at):
-        return map(function, items)
+    def in_process(function, items, at, load=None):
+        return map(function if load is None else lambda item: function(item, load), items)
 
     monkeypatch.setattr("pipeline.engine.shards.each", in_process)
     monkeypatch.setattr("pipeline.engine.tasks.each", in_process)

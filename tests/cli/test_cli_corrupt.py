@@ -220,7 +220,7 @@ def test_a_corrupted_set_never_carries_its_clean_original(here, pictures, tmp_pa
 def test_few_rows_of_many_shards_are_packed_in_their_order(here, pictures, tmp_path, monkeypatch):
     """And a part of a part has the rows that the ranks say, whatever the shards are."""
     monkeypatch.setattr("pipeline.data.folders.PIECE", 3)
-    monkeypatch.setattr("pipeline.engine.shards.each", lambda function, items, at: map(function, reversed(items)))
+    monkeypatch.setattr("pipeline.engine.shards.each", lambda function, items, *how: map(function, reversed(items)))
     full = step(Ingest(Folder(str(pictures(22, bad=False))), SHAPE))
     part = step(Corrupt(full, Part(1, 5), Clean()), "part")
     store = Store(str(tmp_path / "store"))

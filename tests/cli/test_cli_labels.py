@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,7 +129,9 @@ def test_evaluation_tells_the_model_the_test_images_labels(models, tmp_path):
     assert Evaluate.error(D, rows.x(), rows.ids, (told + 1) % 3)[0] != pytest.approx(want, rel=1e-4)
     used = [a for a in store.addresses() if a.startswith("sample/")]
     assert load(store.artifact(used[0])).label.tolist() == [0, 1, 2, 0, 1, 2]
-    kintsugi("evaluate", "model/model", "--test", none, "--samples", "0").refused("3 classes", "labels from 0 to 2")
+    kintsugi("evaluate", "model/model", "--test", none, "--samples", "0").refused(
+        "told of a label", "no test image has one"
+    )
 
 
 def test_what_cannot_be_drawn_is_one_sentence(models):
@@ -140,7 +143,7 @@ def test_what_cannot_be_drawn_is_one_sentence(models):
     kintsugi("sample", none, "--label", "0").refused("no labels")
     kintsugi("sample", none, "--label", "all").refused("told no labels: leave out --label")
     kintsugi(*words, "--guide", "self").refused("give labels")
-    kintsugi(*words, "--label", "1", "--guide", two).refused("told of 2 classes, not 3")
+    kintsugi(*words, "--label", "1", "--guide", two).refused("told of Labels(classes=2), not Labels(classes=3)")
     assert kintsugi(*words, "--label", "1", "--guide", "model/model").code == 0
 
 
@@ -149,9 +152,15 @@ def test_a_model_that_was_always_told_a_label_does_not_do_without():
     store = Store("runs")
     artifact = store.artifact(store.find("model/model"))
     backbone = json.loads(artifact.read("denoiser.json"))["backbone"]
-    for share, always in ((0.0, True), (0.1, False)):
+    for share, always in ((0.0, "its label"), (0.1, "")):
         artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": share}}
-        assert stage._always_told(artifact) is always
+        assert stage._always_told(artifact) == always
+    some = SimpleNamespace(
+        manifest={"config": {"backbone": backbone, "fit": {"unconditional": 0}}},
+        names=lambda: ["metrics.json"],
+        json=lambda name: {"untold": 3},
+    )
+    assert not stage._always_told(some), "three images came without a label"
     artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": 0}}
     for asked in (
         Sample(Given.find(store, "model/model")),
@@ -161,7 +170,7 @@ def test_a_model_that_was_always_told_a_label_does_not_do_without():
         class At:
             open = staticmethod(lambda step: artifact)
 
-        with pytest.raises(ValueError, match="was told a label with every image"):
+        with pytest.raises(ValueError, match="was told its label with every image"):
             asked.run(At())  # type: ignore[arg-type]
     for strange in ({}, {"backbone": 3, "fit": []}, {"backbone": {"condition": "x"}, "fit": {"unconditional": 0}}):
         artifact.manifest["config"] = strange

@@ -38,6 +38,13 @@ def test_options_reach_training_and_an_average_is_chosen_after_it(kintsugi, one_
     assert wide.address != sharp.address
     assert not torch.equal(next(flat.parameters()), next(late.parameters()))
     assert torch.equal(flat.centre, model.centre)
+    said = kintsugi("average", kept.address, "--width", "0.2", "0.05", "--name", "digits", "--json")
+    assert said.json == {"averaged/digits-0.2": wide.address, "averaged/digits-0.05": sharp.address}, "made again"
+    assert said.err == ""
+    new = kintsugi("average", kept.address, "--width", "0.1")
+    assert Store("runs").find(f"averaged/{kept.address.replace('/', '-')}-0.1") in new.out
+    kintsugi("average", wide.address, "--width", "0.1").refused("kept no averages: train with posthoc")
+    kintsugi("average", kept.address, "--width", "0.5").refused("sigma_rel is 0.5")
     kintsugi("run", "learn", *FIT, "--sigma-rel", "0.5").refused("sigma_rel is 0.5")
     kintsugi("plan", "learn", "--scale.micro", "0").refused("micro is 0")
     many = ("--set", "fit.batch=128", "--scale.workers", "128", "--scale.cpus", "0.01")

@@ -80,6 +80,31 @@ def hung(device: torch.device, marker: str) -> Course:
     return _once(undropped(device), marker, asleep_for_ever)
 
 
+def watched(device: torch.device, folder: str) -> Course:
+    """`undropped`; the first of two workers says once that a machine should go, and makes slow steps until it has."""
+    course = undropped(device)
+    inner = course.batches
+
+    def batches(start, rank, world):
+        slow = False
+        for k, batch in enumerate(inner(start, rank, world)):
+            for images, name in ((100, "drain"), (300, "lose")):
+                if (
+                    world > 1
+                    and rank == 0
+                    and not slow
+                    and start + k * FIT.batch > images
+                    and not (Path(folder) / name).exists()
+                ):
+                    (Path(folder) / name).touch()
+                    slow = True
+            time.sleep(2 * slow)
+            yield batch
+
+    course.batches = batches
+    return course
+
+
 def asleep_for_ever() -> None:
     """What a stack should show."""
     time.sleep(1e6)
@@ -108,6 +133,7 @@ def poisoned(device: torch.device) -> Course:
     def batches(start, rank, world):
         for k, batch in enumerate(inner(start, rank, world)):
             if start + k * FIT.batch > 100:
+                batch = batch.decoded()
                 batch.x[0, 0, 0, 0] = float("nan")
             yield batch
 
@@ -124,6 +150,7 @@ def poisoned_once(device: torch.device) -> Course:
     def batches(start, rank, world):
         for k, batch in enumerate(inner(start, rank, world)):
             if start + k * FIT.batch == 176 and rank == 0:
+                batch = batch.decoded()
                 batch.x[0, 0, 0, 0] = float("nan")
             yield batch
 
@@ -140,6 +167,7 @@ def spoilt_twice(device: torch.device) -> Course:
     def batches(start, rank, world):
         for k, batch in enumerate(inner(start, rank, world)):
             if start + k * FIT.batch in (176, 208) and rank == world - 1:
+                batch = batch.decoded()
                 batch.x[-1, 0, 0, 0] = float("nan")
             yield batch
 

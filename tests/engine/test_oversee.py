@@ -89,20 +89,22 @@ def test_a_fixed_number_stays():
         (Scale(1, cpus=5), 0),
     ],
 )
-def test_places_are_those_of_machines_that_live_but_for_two_cores(monkeypatch, scale, room):
+def test_places_are_those_of_machines_that_live_and_stay_but_for_two_cores(monkeypatch, scale, room):
     nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
-        {"Alive": True, "Resources": {"CPU": 4.0}},
-        {"Alive": True, "Resources": {"CPU": 4.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
+        {"NodeID": "b", "Alive": True, "Resources": {"CPU": 4.0}},
+        {"NodeID": "c", "Alive": True, "Resources": {"CPU": 4.0}},
+        {"NodeID": "d", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        {"NodeID": "e", "Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(oversee.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(oversee.state, "get_draining_nodes", lambda: {"e": 0})
     monkeypatch.setattr(oversee.ray, "cluster_resources", lambda: {"CPU": 12.0, "GPU": 2.0})
     assert cluster.capacity() == (10.0, 2.0)
     assert oversee.places(scale) == room
 
 
-def hung_after(now, silences, until=400, hang_after=20.0):
+def hung_after(now, silences, until=400, hang_after=20.0, training=True):
     """Seconds until the overseer gives a group up (None: it does not), and what it says."""
     now.at, watched = 1000.0, overseer(Scale(2, hang_after=hang_after))
     group = Group(Worker(None) for _ in range(2))
@@ -110,7 +112,7 @@ def hung_after(now, silences, until=400, hang_after=20.0):
     for second in range(until):
         now.at = 1000.0 + second
         for worker, silence in zip(group, silences, strict=True):
-            worker.silence = silence(second)
+            worker.silence = (*silence(second), training)
         try:
             watched.after_worker_group_poll_status(QUIET)
         except oversee.WorkerGroupError:
@@ -130,10 +132,17 @@ def test_a_group_hangs_when_all_its_workers_have_been_silent_for_long(now):
 def test_slow_steps_long_preparations_and_one_who_moves_are_no_hang(now):
     slow = lambda second: (second % 100, 99.0)  # noqa: E731
     assert hung_after(now, [slow, slow])[0] is None, "ten times the slowest step had not passed"
-    assert hung_after(now, [lambda second: None] * 2)[0] is None, "it was not training"
+    assert hung_after(now, [lambda second: (second % 110, 0.5)] * 2, training=False)[0] is None, "data were opened"
     stuck, moves = lambda second: (float(second), 0.5), lambda second: (0.5, 0.5)
     assert hung_after(now, [stuck, moves])[0] is None, "a worker moved"
     assert hung_after(now, [moves, stuck])[0] is None, "a worker moved"
+
+
+def test_what_opens_data_or_saves_may_take_six_times_as_long_and_no_longer(now):
+    stuck = lambda second: (float(second), 0.0)  # noqa: E731
+    found, said = hung_after(now, [stuck, stuck], training=False)
+    assert 120 < found <= 126
+    assert said[0].startswith("no step was begun for 12")
 
 
 def test_an_alarm_rings_so_long_after_it_was_set_or_rang(monkeypatch):
@@ -155,14 +164,16 @@ def test_a_sentence_is_new_as_often_as_the_one_who_says_it_most_often_says_it():
 
 
 def test_a_pulse_knows_how_long_ago_and_how_slow():
-    assert pulse.silence() is None
+    assert pulse.silence()[2] is False
     with pulse.PULSE:
         time.sleep(0.02)
         told = iter([pulse.END, pulse.SAVE, 0])
         order = pulse.Order(pulse.PULSE, lambda: next(told))
         assert [(order(), order.saves()) for _ in range(3)] == [(True, False), (False, True), (False, False)]
-        silence, slowest = pulse.silence()
+        silence, slowest, training = pulse.silence()
+        assert training
         assert silence < slowest
         assert slowest >= 0.02
-    assert pulse.silence() is None
+    assert pulse.silence()[0] < slowest
+    assert pulse.silence()[2] is False
     assert "test_oversee" not in pulse.stacks(), "the stack of who asks says nothing"

@@ -171,11 +171,14 @@ def test_the_best_average_is_kept_and_patience_ends_the_run():
 
 @dataclass(frozen=True)
 class Broken(Objective):
-    """Denoising that goes wrong on one example, in its loss or only in its gradient."""
+    """Denoising that goes wrong on one example: in its loss, only in its gradient, or in all losses beside it, which
+    then have no gradient.
+    """
 
     example: int
     value: float
     gradient: bool = False
+    silent: bool = False
 
     def loss(self, D, batch, sigma, drawn):
         loss = Denoising().loss(D, batch, sigma, drawn)
@@ -184,14 +187,22 @@ class Broken(Objective):
             each = loss.each.clone()
             each[hit] += torch.sqrt(each[hit] - each[hit].detach())  # adds 0, with an infinite slope
             return Loss(each)
+        if self.silent:
+            return Loss(torch.where(hit.any(), torch.full_like(loss.each, self.value), loss.each))
         return Loss(torch.where(hit, loss.each * 0 + self.value, loss.each))
 
 
-BAD = [Broken(40, float("nan")), Broken(40, float("inf")), Broken(40, 0.0, gradient=True)]
+BAD = [
+    Broken(40, float("nan")),
+    Broken(40, float("inf")),
+    Broken(40, 0.0, gradient=True),
+    Broken(40, float("nan"), silent=True),
+]
+KINDS = ["nan", "inf", "gradient", "silent"]
 
 
 @pytest.mark.parametrize("micro", [None, 4])
-@pytest.mark.parametrize("objective", BAD, ids=["nan", "inf", "gradient"])
+@pytest.mark.parametrize("objective", BAD, ids=KINDS)
 def test_a_nonfinite_step_never_reaches_weights_average_or_moments(objective, micro):
     state = start()
     clock = Clock(160, 16, micro=micro)
@@ -209,7 +220,7 @@ def test_the_error_names_the_example():
         run(start(), Clock(160, 16), objective=BAD[2])
 
 
-@pytest.mark.parametrize("objective", BAD, ids=["nan", "inf", "gradient"])
+@pytest.mark.parametrize("objective", BAD, ids=KINDS)
 def test_skips_pass_over_so_many_bad_steps_and_no_more(objective):
     metrics = []
     state = run(start(), Clock(80, 16, skips=1), objective=objective, hooks=[Every(80, lambda s, m: metrics.append(m))])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from processes import together
-from test_loop import Several, batches, run, start
+from test_loop import Broken, Several, batches, run, start
 
 from pipeline.learning.loop import Clock, Every, When
 
@@ -17,7 +18,8 @@ from dataclasses import replace
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from test_loop import batches, run, start
-from test_parallel import BROKEN, CLOCK, hooks, named
+from pipeline.learning.loop import Clock
+from test_parallel import BROKEN, CLOCK, SILENT, hooks, named
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -30,11 +32,18 @@ try:  # the second process has no hook that comes by images: it hears of the fir
         hooks=mine if rank == 0 else mine[1:], parallel=DistributedDataParallel(state.model))
 except FloatingPointError as error:
     ended = str(error)
+late = start()
+try:  # every loss of one process is a constant, which has no gradient
+    run(late, Clock(160, 16), batches(16, rank=rank, world=2), objective=SILENT, names=named,
+        parallel=DistributedDataParallel(late.model))
+except FloatingPointError as error:
+    ended += "; " + str(error)
 torch.save((state.tensors(), state.meta()), f"{folder}/{rank}.pt")
 print(json.dumps([seen, [record.getMessage() for record in said], ended]))
 dist.barrier()
 """
 CLOCK, BROKEN = Clock(160, 16, micro=8, skips=2), Several((19, 42, 45, 127))  # steps 1, 2, 7: one row of the first half
+SILENT = Broken(75, math.nan, silent=True)  # step 4, of the second process
 
 
 def hooks(seen):
@@ -92,4 +101,11 @@ def test_what_is_posted_is_the_mean_over_all_rows_whoever_posts_it(one, two):
 def test_the_examples_are_named_by_all_whichever_process_had_them(one, two):
     said = ["2 steps passed over, 0 before: the loss of example ['image-19', 'image-42', 'image-45'] is not finite"]
     assert one[4].startswith("step 7 at 112 images: the loss of example ['image-127'] is not finite")
-    assert [part[3:] for part in two] == [(said, one[4])] * 2
+    assert [part[3] for part in two] == [said] * 2
+    assert [part[4].partition("; ")[0] for part in two] == [one[4]] * 2
+
+
+@pytest.mark.slow
+def test_a_loss_without_gradient_that_is_no_number_stops_both(two):
+    for part in two:
+        assert part[4].partition("; ")[2].startswith("step 4 at 64 images: the loss of example ['image-72', 'image-73'")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipeline import graph
 from pipeline.backbones import dit, mlp
-from pipeline.backbones.condition import Labels
+from pipeline.backbones.captions import Captions
+from pipeline.backbones.condition import Embedded, Labels
 from pipeline.learning.weights import unpack
 from pipeline.metrics.judging import ORDER
 from pipeline.store import Store
@@ -32,7 +33,7 @@ def stages(**options) -> dict[str, graph.Step]:
 def test_classes_reach_the_network_the_set_and_the_samples():
     found = stages(classes=10)
     assert found["model"].stage.backbone.condition == Labels(10)
-    assert found["ingest"].stage.labels
+    assert not found["ingest"].stage.labels, "an image without a label is of use"
     assert found["samples/model"].stage.labels == tuple(range(10))
     assert found["samples/guided"].stage.classifier_free
     assert found["model"].stage.fit.unconditional == 0.1
@@ -40,7 +41,6 @@ def test_classes_reach_the_network_the_set_and_the_samples():
     assert own["samples/model"].stage.labels == (0, 1, 2)
     alone = stages()
     assert alone["model"].stage.backbone.condition is None
-    assert not alone["ingest"].stage.labels
     assert "samples/guided" not in alone
     for never in ({"weight": 1.0}, {"fit": Fit(images=64)}):
         assert "samples/guided" not in stages(classes=10, **never)
@@ -58,6 +58,28 @@ def test_classes_reach_the_network_the_set_and_the_samples():
 def test_what_makes_no_sense_is_refused_before_any_work(wrong, says):
     with pytest.raises(ValueError, match=says):
         plain(**wrong)
+
+
+def test_captions_and_embeddings_reach_the_network_the_set_and_the_samples(tmp_path):
+    np.savez(
+        tmp_path / "set.npz", images=np.zeros((9, 4, 4), np.uint8), embedding=np.ones((9, 5)), other=np.ones((9, 6))
+    )
+    found = stages(data=str(tmp_path / "set.npz"), embedding=5)
+    assert found["model"].stage.backbone.condition == Embedded(5)
+    assert (found["ingest"].stage.embedding, found["ingest"].stage.source.embedding) == (5, "embedding")
+    assert found["samples/model"].stage.like.label == "data/test"
+    assert found["samples/guided"].stage.classifier_free
+    other = stages(data=str(tmp_path / "set.npz"), embedding=6, embedding_column="other")
+    assert other["ingest"].stage.source.embedding == "other"
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "photos/a.png")
+    with pytest.raises(ValueError, match=r"has no captions: lay a\.txt beside a\.png"):
+        stages(data=str(tmp_path / "photos"), captions=True)
+    (tmp_path / "photos/a.txt").write_text("a cat")
+    found = stages(data=str(tmp_path / "photos"), captions=True)
+    assert found["model"].stage.backbone.condition == Captions()
+    assert found["ingest"].stage.embedding == 0
+    assert found["samples/model"].stage.like.label == "data/test"
 
 
 def test_clips_are_refused_before_any_work_with_their_file_named(tmp_path):
