@@ -87,8 +87,8 @@ def _course(stage: TrainTelltale, sets: list[Artifact], device: torch.device) ->
     ids = [text for rows in examples for text in rows.ids]
     return Course(
         state=stage.fit.state(model.to(device)),
-        batches=partial(mixed, kinds, [half, half], stage.seed, labels=what.numpy()),
-        objective=TellingApart(),
+        batches=partial(mixed, kinds, [half, half], stage.seed),
+        objective=TellingApart(what),
         levels=stage.fit.levels,
         clock=replace(stage.fit.clock, validate=max(stage.fit.batch, stage.fit.images // 20)),
         key=key,
@@ -109,16 +109,16 @@ class _Unseen:
     """How badly rows (N, *) of both kinds, held out, are told apart: with the same noise every time."""
 
     def __init__(self, kinds: list[Tensor], levels: Levels, key: Key):
-        self.parts = []
+        self.parts, self.objective = [], TellingApart(torch.arange(len(kinds)))
         for what, x in enumerate(kinds):
             x = x.repeat(-(-256 // len(x)), *(1,) * (x.ndim - 1))
             sigma = levels.draw(len(x), key.fold("sigma", what))
-            self.parts.append((Batch(x, torch.full((len(x),), what)), sigma, key.fold("noise", what)))
+            self.parts.append((Batch(x, index=torch.full((len(x),), what)), sigma, key.fold("noise", what)))
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
         device, losses = next(model.parameters()).device, []
         for batch, sigma, key in self.parts:
             drawn = {"noise": batch.normal(key).to(device)}
-            losses.append(TellingApart().loss(model, batch.to(device), sigma.to(device), drawn).each.mean())
+            losses.append(self.objective.loss(model, batch.to(device), sigma.to(device), drawn).each.mean())
         return float(torch.stack(losses).mean())

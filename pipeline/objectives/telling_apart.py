@@ -11,15 +11,20 @@ from pipeline.diffusion.denoiser import expand
 from pipeline.objectives.objective import Batch, Draws, Loss, Objective
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TellingApart(Objective):
-    """L = −ln p(what the row is | x₀ + σz); `batch.cond` (B,) is 1 where a row is damaged. Least at the truth."""
+    """L = −ln p(what the row is | x₀ + σz), least at the truth.
+
+    `damaged` (N,) is 1 where an example is damaged and 0 where it is clean, by `batch.index`.
+    """
+
+    damaged: Tensor
 
     def loss(self, D: nn.Module, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); the scalar `right` is the share that is told right."""
-        if batch.cond is None:
-            raise ValueError("to be told apart, rows must say what they are: give cond")
+        if batch.index is None:
+            raise ValueError("rows that are to be told apart need an index, by which is known what they are")
         logit = D(batch.x + expand(sigma, batch.x) * drawn["noise"], sigma)
-        what = batch.cond.to(logit)
+        what = self.damaged.to(logit)[batch.index]
         each = binary_cross_entropy_with_logits(logit, what, reduction="none")
         return Loss(each, {"right": ((logit.detach() > 0) == (what > 0.5)).float().mean()})

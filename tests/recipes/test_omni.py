@@ -34,11 +34,11 @@ def posterior(x, sigma, cond=None, scale=1.0):
 def test_the_loss_is_least_at_the_true_posterior():
     what = torch.arange(N) % 2
     x = torch.randn(N, 1, 1, 1, generator=Key(1).torch(), dtype=torch.float64) + SHIFT * what[:, None, None, None]
-    batch, sigma = Batch(x, what), torch.linspace(0.1, 3.0, N, dtype=torch.float64)
+    batch, sigma = Batch(x, index=torch.arange(N)), torch.linspace(0.1, 3.0, N, dtype=torch.float64)
 
     def slope(at):
         each = [
-            TellingApart()(lambda *a, s=s: posterior(*a, scale=at + s), batch, sigma, Key(2)).each
+            TellingApart(what)(lambda *a, s=s: posterior(*a, scale=at + s), batch, sigma, Key(2)).each
             for s in (1e-4, -1e-4)
         ]
         found = (each[0] - each[1]) / 2e-4
@@ -76,7 +76,10 @@ def test_halves_are_judged_by_who_has_not_seen_them():
         (lambda: Annotate(None, None, low=2.0, high=1.0), "low 2.0"),
         (lambda: Annotate(None, None, margin=0.5), "margin is 0.5"),
         (lambda: TrainTelltale(None, None, fit=Fit(batch=3)), "even number"),
-        (lambda: TellingApart()(posterior, Batch(torch.zeros(2, 1)), torch.ones(2), Key(0)), "give cond"),
+        (
+            lambda: TellingApart(torch.zeros(2))(posterior, Batch(torch.zeros(2, 1)), torch.ones(2), Key(0)),
+            "need an index",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(build, says):
