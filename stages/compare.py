@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import nearest
 from pipeline.diffusion.combine import visible
-from pipeline.engine.pictures import bars, curves, grid
+from pipeline.engine.pictures import bars, curves, grid, pixels
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.metrics.judging import ORDER
@@ -76,14 +76,15 @@ class Compare(Stage):
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
-        judged = None if self.judgement is None else at.open(self.judgement).json("judgement.json")
+        judgement = None if self.judgement is None else at.open(self.judgement)
+        judged = None if judgement is None else judgement.json("judgement.json")
         metrics = self.metrics(found) | ({} if judged is None else flat(judged))
         if self.selection is not None:
             metrics["selection"] = at.open(self.selection).json("metrics.json")["denoising_error"]
         report = Report(self.title, [self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
-        report.parts += [] if judged is None else judgements(judged)
+        report.parts += [] if judged is None or judgement is None else judgements(judged, judgement.read)
         report.parts.append(Section("Samples", ["The same starting noise for each model."], pictures=drawn))
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Section("What they learned from", pictures=shown))
@@ -184,9 +185,4 @@ def seen_by(parts: Sequence[Seen]) -> bytes:
 def _first(data: Artifact) -> bytes:
     """Up to 32 rows of a set, as a picture."""
     rows = load(data)
-    return grid(_as_pixels(rows.x(range(min(32, len(rows)))).numpy()))
-
-
-def _as_pixels(x: np.ndarray) -> np.ndarray:
-    """Images of any range as uint8: [-1, 1] kept, wider ranges (pooled views) brought into it."""
-    return ((x / max(1.0, float(np.abs(x).max())) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return grid(pixels(rows.x(range(min(32, len(rows)))).numpy()))

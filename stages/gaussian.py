@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 
@@ -14,12 +15,13 @@ from pipeline.diffusion.gaussian import Gaussian
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
-from pipeline.learning.gaussian import Law, Measured, fit
+from pipeline.learning.gaussian import Law, Measured, apart, fit
 from pipeline.learning.weights import pack
 from pipeline.store import Artifact
 from stages.corrupt import load
 from stages.measured import require_coverage, rows_at, through, whole_of
 
+log = logging.getLogger("kintsugi")
 WIDEST = 4096  # numbers of an image whose covariance is held whole
 AT_ONCE = 1 << 24  # numbers of the operators' matrices that are held together, about
 
@@ -77,6 +79,14 @@ def _fit(stage: FitGaussian, data: Artifact, damage: Damage) -> tuple[Law, list[
         rows = rows.take(np.sort(Key(stage.seed).fold("rows").numpy().choice(len(rows), stage.rows, replace=False)))
     size = max(1, AT_ONCE // (n * math.prod(rows.shape)))
     parts = Batches(rows, damage, size)
+    alone = apart(parts, n).triu().nonzero()
+    if len(alone):
+        first = " and ".join(str(tuple(int(k) for k in np.unravel_index(int(i), damage.shape))) for i in alone[0])
+        log.warning(
+            "%d of %d pairs of numbers are shown together by none of these rows, such as %s: how they go together is "
+            "not learnt",
+            *(len(alone), n * (n + 1) // 2, first),
+        )
     return fit(parts, n, stage.rank or n, stage.iterations)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.engine.report import Section
@@ -29,8 +30,11 @@ def between(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.4g} [{low:.4g}, {high:.4g}]" if low is not None and high is not None else f"{value:.4g}"
 
 
-def judgements(judged: dict[str, Any]) -> list[Section]:
-    """Tables of numbers with their intervals, how they were made, and their cards."""
+def judgements(judged: dict[str, Any], read: Callable[[str], bytes]) -> list[Section]:
+    """Tables of numbers with their intervals, how they were made, pictures of what is close, and their cards.
+
+    `read` gives the bytes of a file beside the judgement.
+    """
     numbers, cards = judged["numbers"], judged["cards"]
     said = next((card for found in cards.values() for card in found.values()), {})
     texts = [
@@ -54,8 +58,18 @@ def judgements(judged: dict[str, Any]) -> list[Section]:
             f"{learned['interval']}."
         ]
         parts.append(_table("Memorisation", texts, CLOSE, numbers | held))
+        if near := judged.get("nearest"):
+            parts[-1].texts = [
+                *texts,
+                "Pictures: above, the rows that most look like copies; below each, what it is nearest to.",
+            ]
+            parts[-1].pictures = [(_caption(who, one["ratios"]), read(one["file"])) for who, one in near.items()]
     parts[-1].code = json.dumps(cards, indent=1, ensure_ascii=False)
     return parts
+
+
+def _caption(who: str, ratios: list[float]) -> str:
+    return f"{who}: nearest learned images, d₁/d₂ from {ratios[0]:.2f} to {ratios[-1]:.2f}"
 
 
 def _table(title: str, texts: list[str], columns: dict[str, str], numbers: dict[str, Any]) -> Section:

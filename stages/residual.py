@@ -18,7 +18,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.account import residual_energy
-from pipeline.diffusion.calibrate import gates
+from pipeline.diffusion.calibrate import GATE_DRAWS, gates
 from pipeline.diffusion.compose import Base, Evidence
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.levels import Stratified, Tabulated
@@ -168,7 +168,7 @@ def _save(stage: TrainResidual, base: Artifact, held: Artifact, state: State) ->
     judge = load(held)
     x0 = judge.x().to(device)
     if stage.regularisation.gate:
-        composed.gate.copy_(gates(module, net, x0, judge.ids, Key(stage.seed).fold("gate"), draws=32))
+        composed.gate.copy_(gates(module, net, x0, judge.ids, Key(stage.seed).fold("gate"), GATE_DRAWS))
     energy, nats = residual_energy(module, net, composed.gate, x0, judge.ids, Key(stage.seed).fold("energy"), draws=4)
     found = {
         "sigma": module.config.bins.centres().tolist(),

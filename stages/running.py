@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,9 +116,8 @@ def ask(verb: str, words: list[str], common: type[Common] = Common) -> Asked | N
     known = ", ".join(recipes.names())
     if not words or words[0].startswith("-"):
         if words and words[0] in ("-h", "--help"):
-            print(
-                f"usage: kintsugi {verb} RECIPE [OPTIONS]\n\nrecipes: {known}\noptions: kintsugi {verb} RECIPE --help"
-            )
+            listed = textwrap.fill(f"recipes: {known}", 80, subsequent_indent=" " * len("recipes: "))
+            print(f"usage: kintsugi {verb} RECIPE [OPTIONS]\n\n{listed}\noptions: kintsugi {verb} RECIPE --help")
             return None
         raise ConfigError(f"say which recipe to {verb}: {known}")
     name = words[0]

@@ -28,17 +28,24 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
         lead.append(f"{same} trials came to exactly this; of these it is the one that was drawn first.")
     if metric == "selection":
         lead.append(
-            "It was measured on held-out full images, which are few and also set the gates: small differences are "
-            "noise, and the winner's own number is too good. The test images were not looked at; they are when you run "
-            "the winner's options."
+            "It was measured on held-out full images, which are few: small differences are noise, and the winner's own "
+            "number is too good. The gates of each half of them were measured on the other half. The test images were "
+            "not looked at; they are when you run the winner's options."
+        )
+    if best.ends:
+        low, high = best.ends
+        others = sum(low <= (trial.value or 0.0) <= high for trial in done) - 1
+        lead.append(
+            f"If the held-out images were drawn anew it would lie within [{low:.5g}, {high:.5g}] 95 times in 100; "
+            f"{others} other trials came to a number in there."
         )
     report = Report(f"Search: {recipe}", lead)
     paths = list(plan.spaces)
     rows: list[list[str | float | int]] = [
-        [place + 1, trial.number, trial.value or 0.0, *_cells(trial, paths), round(trial.seconds, 1)]
+        [place + 1, trial.number, trial.value or 0.0, _ends(trial), *_cells(trial, paths), round(trial.seconds, 1)]
         for place, trial in enumerate(done[:SHOWN])
     ]
-    header = ["place", "trial", metric, *paths, "seconds"]
+    header = ["place", "trial", metric, "95% interval", *paths, "seconds"]
     report.parts.append(Section("Leaderboard", header=header, rows=rows))
     if len(done) > 1:
         axes = [
@@ -67,6 +74,10 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
     text = f"kintsugi run {recipe} --config best.yaml makes the winner's whole report, on the test images."
     report.parts.append(Section("The winner's options", [text], code=options))
     return report.html()
+
+
+def _ends(trial: Trial) -> str:
+    return "–" if trial.ends is None else f"{trial.ends[0]:.4g} to {trial.ends[1]:.4g}"
 
 
 def _cells(trial: Trial, paths: Sequence[str]) -> list[str | float | int]:

@@ -182,6 +182,8 @@ class Sweep:
             raise ConfigError(f"this recipe reports no '{goal.name}'{config.nearest(goal.name, numbers)}")
         if not math.isfinite(value):
             raise FloatingPointError(f"{self.sought.metric} is {value}")
+        ends = found.get("ends", {}).get(goal.name, [None])
+        trial.ends = None if None in ends else ends
         run.metrics({self.sought.metric: float(value)}, at=0)
         return float(value)
 

@@ -37,20 +37,20 @@ class Versus(Stage):
     Args:
         title: the report's heading.
         trials: the models; the same seeds for every method.
-        against: the method that others are compared with.
+        against: the methods that others are compared with: the best of them, by the mean of the denoising error.
         ceiling: the method that saw all images clean, if there is one.
     """
 
     title: str
     trials: tuple[Trial, ...]
-    against: str
+    against: tuple[str, ...]
     ceiling: str | None = None
 
     def __post_init__(self) -> None:
         methods = {trial.method for trial in self.trials}
         seeds = {method: sorted(t.seed for t in self.trials if t.method == method) for method in methods}
-        if self.against not in methods or len({tuple(found) for found in seeds.values()}) > 1:
-            raise ValueError(f"every method needs the same seeds, and {self.against} must be one: {seeds}")
+        if not self.against or not {*self.against} <= methods or len({tuple(found) for found in seeds.values()}) > 1:
+            raise ValueError(f"every method needs the same seeds, and {', '.join(self.against)} must be known: {seeds}")
 
     def run(self, at: Context) -> None:
         found: dict[str, dict[str, list[float]]] = {}
@@ -58,7 +58,8 @@ class Versus(Stage):
             numbers = found.setdefault(trial.method, {})
             for metric, value in _numbers(at.open(trial.evaluation), at.open(trial.judgement), trial.method).items():
                 numbers.setdefault(metric, []).append(value)
-        self._gaps(found)
+        base = min(self.against, key=lambda name: mean(found[name]["denoising_error"]).value)
+        self._gaps(found, base)
         table = {m: {metric: mean(values) for metric, values in numbers.items()} for m, numbers in found.items()}
         said = {
             method: {
@@ -71,24 +72,23 @@ class Versus(Stage):
         flat = {f"{metric}/{m}": e.value for m, numbers in table.items() for metric, e in numbers.items()}
         at.out.write("metrics.json", json.dumps(flat))
         at.tracker.metrics(flat, at=0)
-        report = self._report(table, at)
+        report = self._report(table, base, at)
         for part in report.parts:
             for caption, png in part.pictures:
                 at.tracker.picture(f"{caption}.png", png)
         at.out.write("report.html", report.html())
 
-    def _gaps(self, found: dict[str, dict[str, list[float]]]) -> None:
-        """Adds, seed by seed, how much of the way from `against` to the ceiling each method goes."""
-        base = found[self.against]["denoising_error"]
+    def _gaps(self, found: dict[str, dict[str, list[float]]], against: str) -> None:
+        """Adds, seed by seed, how much of the way from one method to the ceiling each other goes."""
         if self.ceiling is None:
             return
-        best = found[self.ceiling]["denoising_error"]
+        base, best = (found[name]["denoising_error"] for name in (against, self.ceiling))
         for method, numbers in found.items():
-            if method not in (self.against, self.ceiling):
+            if method not in (against, self.ceiling):
                 mine = numbers["denoising_error"]
                 numbers["gap_closed"] = [(b - m) / (b - c) for b, m, c in zip(base, mine, best, strict=True)]
 
-    def _report(self, table: dict[str, dict[str, Estimate]], at: Context) -> Report:
+    def _report(self, table: dict[str, dict[str, Estimate]], against: str, at: Context) -> Report:
         seeds = len(self.trials) // len(table)
         shown = dict(sorted(table.items(), key=lambda item: item[1]["denoising_error"].value))
         columns = ["denoising_error", *(["gap_closed"] if self.ceiling else []), *JUDGED]
@@ -99,7 +99,7 @@ class Versus(Stage):
         picture = bars({m: e.value for m, e in errors.items()}, "weighted denoising error, held out", ends)
         best = next(m for m in shown if m != self.ceiling)
         lead = f"Over {seeds} seeds {best} has the lowest held-out denoising error: {_cell(errors[best])}"
-        lead += "." if best == self.against else f", where {self.against} has {_cell(errors[self.against])}."
+        lead += "." if best == against else f", where {against} has {_cell(errors[against])}."
         first = {trial.method: trial for trial in reversed(self.trials)}
         drawn = [(f"{m}: samples", _first(at.open(first[m].samples))) for m in shown]
         head = ["method", "images seen", *columns]

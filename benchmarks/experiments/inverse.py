@@ -28,9 +28,9 @@ WAYS: dict[str, Conditioning] = {
     "moment matching": MomentMatching(),
     "moment matching, 1 step": MomentMatching(iterations=1),
     "ΠGDM": PiGDM(),
-    "DPS, ζ 1": DPS(step=1.0),
-    "DPS, ζ 2": DPS(),
-    "DPS, ζ 4": DPS(step=4.0),
+    "DPS, ζ 2": DPS(step=2.0),
+    "DPS, ζ 8": DPS(),
+    "DPS, ζ 32": DPS(step=32.0),
     "DDNM": DDNM(),
 }
 

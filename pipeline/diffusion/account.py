@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.bins import Bins, weighted
-from pipeline.diffusion.calibrate import measure
+from pipeline.diffusion.calibrate import Calibration, Wanted, here, measure
 from pipeline.diffusion.combine import Mode, disjoint
 from pipeline.diffusion.compose import Base
 from pipeline.diffusion.denoiser import expand
@@ -49,6 +49,11 @@ class Account:
 
 def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Account:
     """The account of a calibrated base's views on images x0 (B, *) that trained none of them."""
+    return here(accounting(base, key, draws), base.config.bins, x0, ids)
+
+
+def accounting(base: Base, key: Key, draws: int) -> Calibration[Account]:
+    """`account`, by sums that are asked for."""
     views, overlap = range(len(base.maps)), base.mode is Mode.SUM and not disjoint(base.maps)
 
     def of(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
@@ -61,8 +66,8 @@ def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
         rows += [(lift**2).flatten(1).mean(1) for lift in base.lifts(base.fallback(x, sigma), sigma, shown)]
         return rows + ([off(Mode.LS)] if overlap else [])
 
-    means = measure(of, x0, ids, base.config.bins, key, draws).mean
-    sigma = base.config.bins.centres().to(x0)
+    means = (yield Wanted(of, key, draws)).mean
+    sigma = base.config.bins.centres().to(base.error)
     precision = base.precision(sigma)
     harm = float(weighted(sigma.cpu(), means[0]) / weighted(sigma.cpu(), means[-1])) if overlap else 1.0
     K = len(views)
@@ -88,5 +93,5 @@ def residual_energy(
 
 
 def _less(mode: Mode) -> Mode:
-    """How the views that are left are combined: counting numbers are those of all of them."""
-    return Mode.LS if mode is Mode.BETHE else mode
+    """How the views that are left are combined: counting numbers and weights by covariance are those of all of them."""
+    return Mode.LS if mode in (Mode.BETHE, Mode.BLUE) else mode

@@ -1,19 +1,25 @@
 """What must be measured on full images before views can be combined: sums per noise bin, mergeable across workers.
 
 All of it is means over (image, noise draw) pairs in each bin, so partial sums from any split of the images add up to
-the same table, whatever the split.
+the same table, whatever the split. What is measured later may need what was measured before: a `Calibration` asks for
+one kind of sums after the other, and whoever drives it, one process (`here`) or many, measures them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.diffusion.bins import Bins
+from pipeline.diffusion.blue import common
 from pipeline.diffusion.compose import Base
 from pipeline.diffusion.denoiser import expand
 from pipeline.diffusion.residual import Residual
@@ -38,7 +44,62 @@ class Sums:
 
 RIDGE = 1e-3
 FOLDS = 10
+GATE_DRAWS = 32  # noise draws an image by which gates are measured
+PIECE = 64  # images whose sums are added up by themselves, so that they are the same numbers wherever that is done
+T = TypeVar("T")
 Measure = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Sums that somebody asks for: what `measure` takes."""
+
+    of: Measure
+    key: Key
+    draws: int
+
+
+Calibration = Generator[Wanted, Sums, T]
+
+
+def here(asks: Calibration[T], bins: Bins, x0: Tensor, ids: Sequence[str]) -> T:
+    """What comes of a calibration on images x0 (B, *), all in this process."""
+    return answered(asks, lambda wanted: total(part(wanted, bins, x0, ids, i) for i in range(pieces(len(x0)))))
+
+
+def answered(asks: Calibration[T], sums: Callable[[Wanted], Sums]) -> T:
+    """What comes of a calibration whose every question is answered."""
+    wanted = next(asks)
+    while True:
+        found = sums(wanted)
+        try:
+            wanted = asks.send(found)
+        except StopIteration as end:
+            return end.value
+
+
+def asked(asks: Calibration[T], known: Sequence[Sums]) -> Wanted:
+    """What a calibration asks for after it was told the first sums."""
+    wanted = next(asks)
+    for sums in known:
+        wanted = asks.send(sums)
+    return wanted
+
+
+def pieces(count: int) -> int:
+    """How many pieces so many images make."""
+    return -(-count // PIECE)
+
+
+def part(wanted: Wanted, bins: Bins, x0: Tensor, ids: Sequence[str], piece: int) -> Sums:
+    """The sums of one piece of images x0 (B, *)."""
+    rows = slice(piece * PIECE, (piece + 1) * PIECE)
+    return measure(wanted.of, x0[rows], ids[rows], bins, wanted.key, wanted.draws)
+
+
+def total(parts: Iterator[Sums] | Sequence[Sums]) -> Sums:
+    """The sums of all pieces, added from the first to the last."""
+    return functools.reduce(operator.add, parts)
 
 
 @torch.no_grad()
@@ -91,19 +152,39 @@ def _blind(base: Base, centred: Tensor, heard: Sequence[bool]) -> tuple[float, f
     return variance, float(energy / (centred**2).mean())
 
 
-def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> None:
-    """Set a base's view errors, its stack and then c_r from full images x0 (B, *) that no view was trained on."""
+def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
+    """Set a base's view errors, weights, stack and then c_r from full images x0 (B, *) that no view was trained on.
+
+    Returns: the covariance (K, K, bins) of the views' errors, as in blue.py.
+    """
+    return here(calibration(base, key, draws), base.config.bins, x0, ids)
+
+
+def calibration(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
+    """`calibrate_base`, by sums that are asked for: of errors, of lifts, of what the combination leaves."""
+    K = len(base.maps)
+    pairs = list(itertools.combinations(range(K), 2))
 
     def errors(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
-        pairs = zip(base.maps, base.models, strict=True)
-        return [((D(A(x), sigma) - A(clean)) ** 2).flatten(1).mean(1) for A, D in pairs]
+        off = [D(A(x), sigma) - A(clean) for A, D in zip(base.maps, base.models, strict=True)]
+        back = [A.adjoint(e) for A, e in zip(base.maps, off, strict=True)]
+        together = [(back[k] * back[l]).flatten(1).sum(1) for k, l in pairs]
+        return [(e**2).flatten(1).mean(1) for e in off] + together
 
-    base.error.copy_(measure(errors, x0, ids, base.config.bins, key, draws).mean)
-    base.stack.copy_(_stack(base, x0, ids, key, draws))
-    base.scale.copy_(residual_scale(base, x0, ids, key.fold("scale"), draws))
+    means = (yield Wanted(errors, key, draws)).mean
+    base.error.copy_(means[:K])
+    covariance = torch.diag_embed(means[:K].T).permute(1, 2, 0).contiguous()
+    shared = common(base.maps)
+    for (k, l), row in zip(pairs, means[K:], strict=True):
+        covariance[k, l] = covariance[l, k] = row / shared[k, l] if shared[k, l] > 1e-6 else 0.0
+    if base.shares is not None:
+        base.shares.set(covariance, base.config.bins.centres(), [view.least for view in base.config.views])
+    base.stack.copy_((yield from _stack(base, key, draws)))
+    base.scale.copy_((yield from _left(base, key.fold("scale"), draws)))
+    return covariance
 
 
-def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> Tensor:
+def _stack(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
     """The a (K, bins) that makes Σ a_k lift_k nearest to x₀ − D_ls in each bin, by ridge regression.
 
     The ridge is in units of what is to be explained: views that agree with each other can explain nothing.
@@ -118,7 +199,7 @@ def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> 
         left = (clean - mean).flatten(1)
         return [*grams, *torch.einsum("kbn,bn->kb", lifts, left), (left**2).sum(1)]
 
-    means = measure(products, x0, ids, base.config.bins, key, draws).mean.T
+    means = (yield Wanted(products, key, draws)).mean.T
     grams, wanted, energy = means.split([count**2, count, 1], dim=1)
     ridge = RIDGE * energy[..., None] * torch.eye(count)
     return torch.linalg.solve(grams.reshape(-1, count, count) + ridge, wanted[..., None])[..., 0].T.float()
@@ -126,11 +207,14 @@ def _stack(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int) -> 
 
 def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
     """c_r (bins,): the root of the base's mean-square error per pixel."""
+    return here(_left(base, key, draws), base.config.bins, x0, ids)
 
+
+def _left(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
     def error(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         return [((base(x, sigma) - clean) ** 2).flatten(1).mean(1)]
 
-    return measure(error, x0, ids, base.config.bins, key, draws).mean[0].sqrt().float()
+    return (yield Wanted(error, key, draws)).mean[0].sqrt().float()
 
 
 def gates(base: Base, residual: Residual, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:

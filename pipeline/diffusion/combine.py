@@ -8,6 +8,7 @@ With a view's objection to u, lifted, L_k(u) = A_kᵀ(D_k(A_k x) − A_k u), and
             approximations and generalized belief propagation algorithms", 2005, eq. 16)
     ls      D₀ + (Σ w_k A_kᵀA_k)⁺ Σ w_k L_k(D₀), w_k(σ) = 1/mse_k(σ): least squares, in which a copy of a view changes
             nothing
+    blue    ls with weights from the covariance of the views' errors, not from each one's alone (blue.py)
     stack   D₀ + Σ a_k(σ) L_k(D₀), with a_k fitted on full images (calibrate.py)
     auto    sum for disjoint views, bethe where the overlaps have models, else ls
 
@@ -36,6 +37,7 @@ class Mode(Enum):
     AUTO = "auto"
     SUM = "sum"
     LS = "ls"
+    BLUE = "blue"
     BETHE = "bethe"
     STACK = "stack"
 
@@ -74,9 +76,10 @@ def counting(maps: Sequence[LinearMap]) -> list[int] | None:
 
 
 class Normal(nn.Module):
-    """G = Σ w_k A_kᵀA_k and G⁺ for images (B, *in), with weights (B, 1, ..., 1), at least 0, of each view.
+    """G = Σ A_kᵀ w_k A_k and G⁺ for images (B, *in), with weights (B, 1, ..., 1), at least 0, of each view.
 
-    Exact where the views are selections, pooled over blocks of one size, or both; else by conjugate gradients.
+    A view that is a selection may have weights (B, *in) instead, one an entry. Exact where the views are selections,
+    pooled over blocks of one size, or both; else by conjugate gradients.
     """
 
     def __init__(self, maps: Sequence[LinearMap]) -> None:
@@ -87,7 +90,7 @@ class Normal(nn.Module):
         self.exact = len(sizes) <= 1
         for k, A in enumerate(maps):
             if not isinstance(A, Pool):
-                self.exact &= (diagonal := _diagonal(A)) is not None
+                self.exact &= (diagonal := diagonal_of(A)) is not None
                 self.register_buffer(f"diagonal{k}", diagonal, persistent=False)
 
     def forward(self, u: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -98,7 +101,7 @@ class Normal(nn.Module):
         """G⁺ r (B, *in) for r in the range of G, of the smallest norm."""
         if not self.exact:
             return conjugate_gradients(lambda u: self(u, weights), right, tol=1e-5, steps=30)
-        diagonal, pooled = torch.zeros_like(right), torch.zeros_like(weights[0])
+        diagonal, pooled = torch.zeros_like(right), right.new_zeros(len(right), *(1,) * (right.ndim - 1))
         for k, (A, w) in enumerate(zip(self.maps, weights, strict=True)):
             if isinstance(A, Pool):
                 pooled = pooled + w
@@ -139,7 +142,7 @@ def visible(A: LinearMap) -> Tensor:
     """
     if isinstance(A, Pool):
         return torch.full(tuple(A.in_shape), 1 / A.size**2)
-    if (diagonal := _diagonal(A)) is not None:
+    if (diagonal := diagonal_of(A)) is not None:
         return diagonal
     draw = Key(0).fold("visible").torch()
     signs = (torch.randint(0, 2, (1, *A.in_shape), generator=draw) * 2.0 - 1 for _ in range(256))
@@ -155,7 +158,7 @@ def _size(A: LinearMap) -> int:
     return torch.Size(A.out_shape).numel()
 
 
-def _diagonal(A: LinearMap) -> Tensor | None:
+def diagonal_of(A: LinearMap) -> Tensor | None:
     """diag(AᵀA) (*in) if AᵀA is diagonal, as of any selection; else None."""
     shown = A.adjoint(A(torch.ones(1, *A.in_shape)))
     x = torch.randn(shown.shape, generator=Key(0).fold("diagonal").torch())

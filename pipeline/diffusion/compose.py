@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.bins import Bins
-from pipeline.diffusion.combine import Mode, Normal, counting, resolve, total, visible
+from pipeline.diffusion.blue import Shares
+from pipeline.diffusion.combine import Mode, Normal, counting, diagonal_of, resolve, total, visible
 from pipeline.diffusion.denoiser import Network, Trained, expand
 from pipeline.diffusion.told import Asked, lend
 from pipeline.physics.linear import LinearMap
@@ -97,6 +98,7 @@ class Base(Network):
     scale: Tensor
     leasts: Tensor
     visible: Tensor
+    shares: Shares | None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -104,6 +106,9 @@ class Base(Network):
         self.maps = [view.map for view in config.views]
         self.mode, self.normal = resolve(config.mode, self.maps), Normal(self.maps)
         self.counts = (counting(self.maps) if self.mode is Mode.BETHE else None) or [1] * len(self.maps)
+        self.shares = None
+        if self.mode is Mode.BLUE:
+            self.shares = Shares(self.maps, [diagonal_of(A) for A in self.maps], config.bins.count)
         self.models = nn.ModuleList(view.model.build() for view in config.views)
         lend(self.models)
         self.register_buffer("mean", torch.zeros(config.shape))
@@ -155,6 +160,14 @@ class Base(Network):
         errors = self.config.bins.read(self.error, sigma).clamp_min(1e-12)
         return torch.stack(self.heard(sigma, without)) / errors
 
+    def weights(self, x: Tensor, sigma: Tensor, mode: Mode, without: int | None = None) -> list[Tensor]:
+        """Each view's weight in least squares at σ (B,), (B, 1, ..., 1) or, in mode `blue`, (B, *in)."""
+        if mode is Mode.BLUE and self.shares is not None:
+            weights = self.shares(self.config.bins.read(self.shares.table, sigma), x)
+            return [expand(heard, x) * w for heard, w in zip(self.heard(sigma, without), weights, strict=True)]
+        weights = self.precision(sigma, without)
+        return [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
+
     def fallback(self, x: Tensor, sigma: Tensor) -> Tensor:
         """D₀ (B, *): what is known of an image without any view."""
         null = self.null[torch.bucketize(sigma, self.leasts, right=True)] if self.null.ndim else self.null
@@ -170,12 +183,11 @@ class Base(Network):
         mode, fallback = mode or self.mode, self.fallback(x, sigma)
         if mode is Mode.STACK:
             return fallback
-        if mode is not Mode.LS:
+        if mode not in (Mode.LS, Mode.BLUE):
             lifts = self.lifts(x, sigma, shown, without)
             heard = [expand(heard, x) for heard in self.heard(sigma, without)]
             unseen = fallback - x - self.normal.project(fallback - x, heard)
             return x + unseen + total(c * lift for c, lift in zip(self.counts, lifts, strict=True))
-        weights = self.precision(sigma, without)
-        weights = [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
+        weights = self.weights(x, sigma, mode, without)
         right = total(w * lift for w, lift in zip(weights, self.lifts(fallback, sigma, shown, without), strict=True))
         return fallback + self.normal.solve(right, weights)

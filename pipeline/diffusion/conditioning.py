@@ -39,7 +39,7 @@ class MomentMatching(Conditioning):
 class DPS(Conditioning):
     """`inverse.DPS`: one pass backwards; `step` wants to be tuned."""
 
-    step: float | None = 2.0
+    step: float | None = 8.0
 
     def __call__(self, D: Denoiser, A: LinearMap, y: Tensor, noise: float | Tensor) -> Denoiser:
         return inverse.DPS(D, A, y, noise, self.step, self.bound)

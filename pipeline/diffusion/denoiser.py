@@ -33,6 +33,21 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor: ...
 
 
+class Continued:
+    """A denoiser that learned nothing below σ = `least`, with its score there taken to be that at `least`.
+
+    D(x, σ) = x + (σ/least)² (D(x, least) − x) for σ < least, which is x itself at 0.
+    """
+
+    def __init__(self, D: Denoiser, least: float) -> None:
+        self.D, self.least = D, least
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+        """E[x₀ | x] (B, *) at σ (B,)."""
+        level = sigma.clamp_min(self.least)
+        return x + expand((sigma / level) ** 2, x) * (self.D(x, level, cond) - x)
+
+
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
     """σ (B,) shaped (B, 1, ..., 1) to multiply x (B, *); raises ValueError unless it holds one number per example."""
     if sigma.shape != x.shape[:1]:

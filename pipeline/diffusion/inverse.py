@@ -72,7 +72,7 @@ class DPS(_Guided):
         A: LinearMap,
         y: Tensor,
         noise: float | Tensor = 0.0,
-        step: float | None = 2.0,
+        step: float | None = 8.0,
         bound: float | None = 1.0,
     ) -> None:
         super().__init__(D, A, y, noise, bound)

@@ -30,6 +30,7 @@ class Trial:
         address: of the step that the metric is read from.
         seconds: from its start to its end, in the run that ended it.
         made: steps that were made rather than found, in all runs that ended.
+        ends: of the metric's interval, where it has one.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Trial:
     address: str = ""
     seconds: float = 0.0
     made: int = 0
+    ends: list[float] | None = None
 
 
 class Ledger:

@@ -44,6 +44,11 @@ def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> byt
     return buffer.getvalue()
 
 
+def pixels(x: np.ndarray) -> np.ndarray:
+    """Images of any range as uint8: [-1, 1] kept, wider ranges (pooled views) brought into it."""
+    return ((x / max(1.0, float(np.abs(x).max())) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
 def lines(images: np.ndarray, labels: np.ndarray, most: int = 16) -> bytes:
     """Images (N, C, H, W) uint8, a line for each of their labels (N,) in ascending order, which stand before them.
 

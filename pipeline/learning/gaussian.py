@@ -67,6 +67,15 @@ def started(rows: Iterable[Measured], n: int) -> Law:
     return Law(mean, max(square / max(count, 1e-12), 1e-6) * torch.eye(n, dtype=torch.float64))
 
 
+def apart(rows: Iterable[Measured], n: int) -> Tensor:
+    """Which numbers of an image no row shows together, bools (n, n): nothing tells how they vary with each other."""
+    met = torch.zeros(n, n, dtype=torch.float64)
+    for part in rows:
+        seen = (part.A.square().sum(1) > 0).double().expand(len(part.y), -1)
+        met += seen.T @ seen
+    return met == 0
+
+
 def step(law: Law, rows: Iterable[Measured], least: float) -> tuple[Law, float]:
     """(the law after one step of EM, the mean log-likelihood of a row before it, in nats); σ_y is `least` at least."""
     n = len(law.mean)

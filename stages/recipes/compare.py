@@ -57,7 +57,7 @@ def compare(
     methods: str = DEFAULT,
     seeds: int = 3,
     rounds: int = 3,
-    early: float = 0.125,
+    early: float = 0.25,
     samples: int = 256,
     seed: int = 0,
     scale: Scale = Scale(),
@@ -115,8 +115,8 @@ def compare(
                 made[method] = step(asked, label, scale, (sets.census,)), least, fit.images
         trials += measured(made, sets, n, samples, sampler, judging, one)
     names = [method.value for method in chosen]
-    against = next((name for name in ("clean_early", "clean_only") if name in names), names[0])
-    ceiling = "all_clean" if "all_clean" in names and against != "all_clean" else None
+    against = tuple(name for name in ("clean_early", "clean_only") if name in names) or tuple(names[:1])
+    ceiling = "all_clean" if "all_clean" in names and "all_clean" not in against else None
     return step(Versus("Methods for noisy images", tuple(trials), against, ceiling), "report")
 
 

@@ -217,7 +217,7 @@ def partial_views(
     shown = [Shown("clean", few)] + [Shown(f"view: {v.name}", d) for v, d in zip(chosen, harmed, strict=True)]
     first = list(seen)
     for n in range(rounds):
-        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", one)
+        combined = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), f"base/{n}", scale)
         completed = [
             step(Restore(combined, d, A, draws, seed=seed + n), f"data/completed/{n}/{v.name}", wide)
             for v, (A, d) in zip(chosen, plain, strict=True)
@@ -229,7 +229,7 @@ def partial_views(
         seen = [Seen(Identity(shape), models["completed"]), *first]
     if rounds:
         names.insert(0, "completed")
-    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), "base", one)
+    base = step(Combine(tuple(seen), few, judges, draws=32, seed=seed, mode=combine), "base", scale)
     top = TrainResidual(base, taught, judges, residual_backbone, residual, residual_fit, seed)
     composed = step(top, "composed", scale)
     models = {"composed": composed, "base": base} | models
@@ -247,7 +247,7 @@ def partial_views(
         contestants.append(Contestant(name, step(Evaluate(model, held), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
     # What chooses among options must not be the test images, which say what the choice was worth.
-    chooses = Evaluate(composed, judges, error=DenoisingError(draws=8))
+    chooses = Evaluate(composed, judges, DenoisingError(draws=8), crossed=residual.gate)
     return step(
         Compare(
             title="Diffusion from partial views",

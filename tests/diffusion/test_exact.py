@@ -127,3 +127,13 @@ def test_what_is_no_law_is_refused():
         Gaussian(torch.zeros(3), torch.eye(2))
     with pytest.raises(ValueError, match="weights"):
         Mixture([1.0, -1.0], [torch.zeros(1)] * 2, [torch.eye(1)] * 2)
+
+
+def test_a_denoiser_continued_below_its_least_level_has_one_score_there():
+    from pipeline.diffusion.denoiser import Continued, score
+
+    law = Gaussian(torch.tensor([0.2, -0.1]), torch.tensor([[0.3, 0.1], [0.1, 0.2]]))
+    x, sigma = torch.randn(5, 2, dtype=torch.float64), torch.tensor([0.05, 0.2, 0.4, 0.5, 2.0], dtype=torch.float64)
+    found = score(Continued(law, 0.4), x, sigma)
+    torch.testing.assert_close(found, score(law, x, sigma.clamp_min(0.4)))
+    torch.testing.assert_close(Continued(law, 0.4)(x, sigma)[3:], law(x, sigma)[3:])

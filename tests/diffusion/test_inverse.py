@@ -104,7 +104,7 @@ def test_what_is_drawn_by_any_of_them_is_near_what_was_seen_and_within_the_bound
     drawn_ = Heun(steps=20, sigma_min=0.02, sigma_max=20.0)(D, start)
     assert drawn_.isfinite().all()
     off = (A(drawn_) - y).square().mean().sqrt()
-    assert off < (0.3 if isinstance(by, conditioning.DPS) else 1e-6)
+    assert off < (0.2 if isinstance(by, conditioning.DPS) else 1e-6)
 
 
 def test_wrong_settings_are_refused():

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.diffusion import exact, gaussian
 from pipeline.keys import Key
-from pipeline.learning.gaussian import Law, Measured, fit, started, step
+from pipeline.learning.gaussian import Law, Measured, apart, fit, started, step
 from pipeline.learning.weights import pack, unpack
 from pipeline.physics.blur import GaussianBlur
 from pipeline.physics.masks import Masked
@@ -90,6 +90,18 @@ def test_one_map_for_all_rows_and_one_for_each_lead_to_the_same():
     for a, b in pairs:
         torch.testing.assert_close(a.mean, b.mean)
         torch.testing.assert_close(a.cov, b.cov)
+
+
+def test_numbers_that_are_never_seen_together_are_told_and_stay_uncorrelated():
+    left = torch.zeros(100, *SHAPE, dtype=torch.bool)
+    left[:50, ..., 0], left[50:, ..., 1:] = True, True
+    A = Masked(SHAPE, left)
+    rows = [Measured.of(A(LAW.sample(100, Key(0))), A, torch.zeros(100))]
+    first = torch.tensor([True, False, False, True, False, False])
+    assert torch.equal(apart(rows, N), first[:, None] != first)
+    law, _ = fit(rows, N, N, 50)
+    assert law.cov[first][:, ~first].abs().max() < 1e-9
+    assert not apart(masked(300, 0.0), N).any()
 
 
 def test_the_network_is_the_exact_denoiser_and_comes_back_from_its_files():

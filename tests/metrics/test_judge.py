@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from pipeline import graph
@@ -77,8 +79,11 @@ def made(tmp_path, monkeypatch):
 
 def judgement(made, cut: int = 1, judging: Judging = Judging(), eye=None, **drawn):
     samples = Set(40, 2, cut, **drawn)
-    stage = Judge((Drawn("a", step(samples)),), step(Set(60, 1, cut)), step(Set(50, 0, cut)), judging, eye)
-    return made(step(stage)).json("judgement.json")
+    return made(judging_of(cut, judging, eye, samples)).json("judgement.json")
+
+
+def judging_of(cut, judging, eye, samples):
+    return step(Judge((Drawn("a", step(samples)),), step(Set(60, 1, cut)), step(Set(50, 0, cut)), judging, eye))
 
 
 @pytest.mark.parametrize("most", [10_000, 25])
@@ -106,9 +111,34 @@ def test_copies_are_found_and_every_number_has_its_card(made):
     assert cards["frechet"]["reference_images"] == 60
     assert "fewer images than the 64 features" in cards["frechet"]["beware"]
     assert flat(found)["copied/a"] == 0.25
-    tables = judgements(found)
+    tables = judgements(found, lambda file: b"")
     assert [row[0] for row in tables[1].rows] == ["a", "held-out images"]
     assert json.loads(tables[1].code) == found["cards"]
+
+
+def test_the_nearest_learned_image_stands_below_what_is_closest_to_one(made):
+    """However sets are cut; of copies the two rows are the same pixels."""
+    artifacts = [made(judging_of(cut, Judging(), None, Set(40, 2, cut, copied=15))) for cut in (1, 7)]
+    found = artifacts[0].json("judgement.json")
+    assert found["nearest"].keys() == {"held out", "a"}
+    assert found["nearest"]["a"]["ratios"] == [0.0] * 12
+    assert min(found["nearest"]["held out"]["ratios"]) > 0.3
+    (one, more), chance = (
+        [Image.open(io.BytesIO(artifact.read(found["nearest"][who]["file"]))) for artifact in artifacts]
+        for who in ("a", "held out")
+    )
+    for picture, same in ((one, True), (chance[0], False)):
+        above, below = np.array_split(np.asarray(picture)[_gap(picture) :], 2)
+        assert np.array_equal(above, below) is same
+    assert one.tobytes() == more.tobytes()
+    assert chance[0].tobytes() == chance[1].tobytes()
+    (section,) = [part for part in judgements(found, artifacts[0].read) if part.pictures]
+    assert [caption.split(":")[0] for caption, _ in section.pictures] == ["held out", "a"]
+
+
+def _gap(picture):
+    """The white rows above the first image."""
+    return int((np.asarray(picture).min((1, 2)) < 255).argmax())
 
 
 def test_too_few_images_leave_out_what_cannot_be_said_of_them(made):
@@ -116,7 +146,7 @@ def test_too_few_images_leave_out_what_cannot_be_said_of_them(made):
     found = made(step(stage)).json("judgement.json")
     assert found["numbers"]["a"].keys() == {"frechet", "kernel", "sliced_wasserstein"}
     assert "at least 12 images of each set, not 5" in found["lacking"]["a"]["neighbours"]
-    assert any("Not judged" in text for text in judgements(found)[0].texts)
+    assert any("Not judged" in text for text in judgements(found, lambda file: b"")[0].texts)
 
 
 def test_samples_of_another_size_are_a_sentence(made):

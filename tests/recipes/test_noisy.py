@@ -323,7 +323,7 @@ def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
         for seed, value in enumerate(values):
             found = step(Measured(value))
             trials.append(Trial(method, seed, found, step(Rows()), found, 100))
-    target = step(Versus("It", tuple(trials), "a", "c"))
+    target = step(Versus("It", tuple(trials), ("a",), "c"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.versus._first", lambda data: b"")
         quiet = SimpleNamespace(metrics=lambda *a, **k: None, picture=lambda *a: None)
@@ -339,4 +339,4 @@ def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
     page = store.artifact(target.address).read("report.html").decode()
     assert "Over 3 seeds b has the lowest held-out denoising error: 0.7333" in page
     with pytest.raises(ValueError, match="same seeds"):
-        Versus("It", tuple(trials[1:]), "a")
+        Versus("It", tuple(trials[1:]), ("a",))

@@ -14,10 +14,11 @@ from stages.views_page import verdict
 
 SHAPE = (1, 8, 8)
 CHAIN = [Crop(SHAPE, 0, at, 8, 4) for at in (0, 2, 4)]
+SIDES = [Crop(SHAPE, 2, 0, 6, 8), Crop(SHAPE, 0, 0, 6, 8), Crop(SHAPE, 0, 2, 8, 6), Crop(SHAPE, 0, 0, 8, 6)]
 CORNERS = [Crop(SHAPE, top, left, 5, 5) for top in (0, 3) for left in (0, 3)]
 
 
-@pytest.mark.parametrize("maps", [CHAIN, CORNERS, CHAIN[:1], [Crop(SHAPE, 0, 0, 8, 4), Crop(SHAPE, 0, 4, 8, 4)]])
+@pytest.mark.parametrize("maps", [CHAIN, CORNERS, SIDES, CHAIN[:1], [Crop(SHAPE, 0, 0, 8, 4), Crop(SHAPE, 0, 4, 8, 4)]])
 def test_with_all_overlaps_every_pixel_is_counted_once(maps):
     found = overlaps(maps)
     every = [*maps, *(region.map for region in found)]
@@ -26,6 +27,15 @@ def test_with_all_overlaps_every_pixel_is_counted_once(maps):
     shown = sum(c * A.adjoint(A(torch.ones(1, *SHAPE))) for c, A in zip(numbers, every, strict=True))
     assert set(shown.unique().tolist()) <= {0.0, 1.0}
     assert len(set(every)) == len(every)
+
+
+def test_what_only_three_or_four_windows_cut_out_together_is_found():
+    """Each window moves another side, so no two of them meet in what three or all four do."""
+    found = overlaps(SIDES)
+    assert [len(region.views) for region in found].count(2) == 6
+    assert [len(region.views) for region in found].count(3) == 4
+    assert found[-1].map == Crop(SHAPE, 2, 2, 4, 4)
+    assert found[-1].views == (0, 1, 2, 3)
 
 
 def test_a_row_of_a_view_shows_its_overlaps():

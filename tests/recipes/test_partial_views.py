@@ -23,7 +23,7 @@ GOLDEN = {
     "base": "5e4249e20a15750ebcc7",
     "composed": "865a1925188b3ce1967d",
     "evaluate/ceiling": "8e739753962bd4f866b2",
-    "report": "feca47816e8f5ae12780",
+    "report": "1cd55ee4fad6259bf2cd",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
