@@ -24,6 +24,7 @@ from stages.telltale import TrainTelltale
 from stages.train import Fit
 
 N, SHIFT = 40_000, 0.8
+WHAT = torch.arange(N) % 2
 
 
 def posterior(x, sigma, cond=None, scale=1.0):
@@ -32,13 +33,12 @@ def posterior(x, sigma, cond=None, scale=1.0):
 
 
 def test_the_loss_is_least_at_the_true_posterior():
-    what = torch.arange(N) % 2
-    x = torch.randn(N, 1, 1, 1, generator=Key(1).torch(), dtype=torch.float64) + SHIFT * what[:, None, None, None]
+    x = torch.randn(N, 1, 1, 1, generator=Key(1).torch(), dtype=torch.float64) + SHIFT * WHAT[:, None, None, None]
     batch, sigma = Batch(x, index=torch.arange(N)), torch.linspace(0.1, 3.0, N, dtype=torch.float64)
 
     def slope(at):
         each = [
-            TellingApart(what)(lambda *a, s=s: posterior(*a, scale=at + s), batch, sigma, Key(2)).each
+            TellingApart(WHAT)(lambda *a, s=s: posterior(*a, scale=at + s), batch, sigma, Key(2)).each
             for s in (1e-4, -1e-4)
         ]
         found = (each[0] - each[1]) / 2e-4
