@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipeline.diffusion.sample import Sampler
-from pipeline.graph import Scale, Step, step
-from pipeline.metrics.judging import Judging
+from pipeline.graph import Step, step
 from pipeline.physics.corruption import Clean, Noisy
 from stages.census import Census
-from stages.compare import Compare, Contestant, Shown
+from stages.contest import Contest
 from stages.corrupt import Corrupt, Part
-from stages.evaluate import Evaluate
-from stages.extractors import extractor
 from stages.images import Images
-from stages.judge import Drawn, Judge
-from stages.sample import Sample
 from stages.sets import Stored
 
 
@@ -50,7 +43,7 @@ class Harm:
 
 
 @dataclass(frozen=True)
-class NoisySets:
+class NoisySets(Contest):
     """What a method may learn from, and what measures it; made by `noisy_sets`.
 
     `clean` is None where there are no clean images; `unharmed` has all originals, where they are known; `noise` None
@@ -87,41 +80,17 @@ class NoisySets:
             raise ValueError("these images arrived noisy and nobody knows them clean: leave out --ceiling")
         return self.unharmed
 
-    def report(
-        self,
-        title: str,
-        models: Mapping[str, tuple[Step, float]],
-        shown: Mapping[str, Step],
-        against: str | None,
-        samples: int,
-        sampler: Sampler,
-        judging: Judging,
-        scale: Scale,
-        learned: Step | None = None,
-        also: Mapping[str, Step] | None = None,
-    ) -> Step:
-        """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
+    @property
+    def given(self) -> dict[str, Step | None]:
+        return {"clean": self.clean, "noisy": self.noisy}
 
-        Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
-        (the clean images, if not given), and what is in `also` is judged like samples.
-        """
-        wide, one = self.images.wide, replace(scale, workers=1)
-        taught = self.unharmed or self.clean or self.noisy
-        how, eye = extractor(judging, self.images.shape, lambda: taught, self.test, one)
-        contestants = []
-        for name, (model, least) in models.items():
-            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
-            drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
-            measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
-            contestants.append(Contestant(name, measured, drawn))
-        drawn = [Drawn(c.name, c.samples) for c in contestants]
-        drawn += [Drawn(name, made) for name, made in (also or {}).items()]
-        judged = step(Judge(tuple(drawn), self.test, learned or self.clean or self.noisy, how, eye), "judge", wide)
-        given = {"clean": self.clean, "noisy": self.noisy, **shown}
-        pictures = tuple(Shown(name, data) for name, data in given.items() if data is not None)
-        ceiling = "all clean" if "all clean" in models else None
-        report = Compare(title, tuple(contestants), pictures, against, ceiling, census=self.census, judgement=judged)
-        return step(report, "report")
+    @property
+    def taught(self) -> Step:
+        return self.unharmed or self.clean or self.noisy
+
+    @property
+    def learned(self) -> Step:
+        return self.clean or self.noisy
 
 
 def noisy_sets(images: Images, harm: Harm, seed: int) -> NoisySets:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.diffusion.sample import Sampler
-from pipeline.graph import Scale, Step, step
+from pipeline.graph import Step, step
 from pipeline.keys import Key
-from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean, Corruption
 from pipeline.physics.linear import Shape
 from pipeline.physics.modes import modes
 from stages.census import Census
-from stages.compare import Compare, Contestant, Shown
+from stages.contest import Contest
 from stages.corrupt import Corrupt, Part
-from stages.evaluate import Evaluate
-from stages.extractors import extractor
 from stages.images import Images
-from stages.judge import Drawn, Judge
-from stages.sample import Sample
 from stages.sets import Stored
 
 PROBES = 8  # draws of a corruption that tell its singular values
 
 
 @dataclass(frozen=True)
-class SeenSets:
+class SeenSets(Contest):
     """What a method may learn from, and what measures it; made by `seen_sets`.
 
     `unharmed` has the originals of `rows`, where they are known; `noise` is for rows that do not say what they have.
@@ -49,32 +42,17 @@ class SeenSets:
             raise ValueError("these images arrived damaged and nobody knows them whole: leave out --ceiling")
         return self.unharmed
 
-    def report(
-        self,
-        title: str,
-        models: Mapping[str, tuple[Step, float]],
-        shown: Mapping[str, Step],
-        against: str | None,
-        samples: int,
-        sampler: Sampler,
-        judging: Judging,
-        scale: Scale,
-    ) -> Step:
-        """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged."""
-        wide, one = self.images.wide, replace(scale, workers=1)
-        how, eye = extractor(judging, self.images.shape, lambda: self.unharmed or self.test, self.test, one)
-        contestants = []
-        for name, (model, least) in models.items():
-            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
-            drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
-            measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
-            contestants.append(Contestant(name, measured, drawn))
-        drawn = tuple(Drawn(c.name, c.samples) for c in contestants)
-        judged = step(Judge(drawn, self.test, self.unharmed, how, eye), "judge", wide)
-        pictures = tuple(Shown(name, data) for name, data in {"seen": self.rows, **shown}.items())
-        ceiling = "all clean" if "all clean" in models else None
-        report = Compare(title, tuple(contestants), pictures, against, ceiling, census=self.census, judgement=judged)
-        return step(report, "report")
+    @property
+    def given(self) -> dict[str, Step | None]:
+        return {"seen": self.rows}
+
+    @property
+    def taught(self) -> Step:
+        return self.unharmed or self.test
+
+    @property
+    def learned(self) -> Step | None:
+        return self.unharmed
 
 
 def seen_sets(

@@ -1,0 +1,78 @@
+"""Contest: the models of a recipe measured on the same held-out images, sampled, judged and reported side by side."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.diffusion.sample import Sampler
+from pipeline.graph import Scale, Step, step
+from pipeline.metrics.judging import Judging
+from stages.compare import Compare, Contestant, Shown
+from stages.evaluate import Evaluate
+from stages.extractors import extractor
+from stages.images import Images
+from stages.judge import Drawn, Judge
+from stages.sample import Sample
+
+CEILING = "all clean"
+
+
+class Contest(ABC):
+    """The sets of a recipe: what is learned from, and `test`, which measures. Subclasses are frozen dataclasses."""
+
+    images: Images
+    test: Step
+    census: Step
+    seed: int
+
+    @property
+    @abstractmethod
+    def given(self) -> dict[str, Step | None]:
+        """What is learned from, by name, to be shown."""
+
+    @property
+    @abstractmethod
+    def taught(self) -> Step:
+        """What a feature network may be trained on."""
+
+    @property
+    @abstractmethod
+    def learned(self) -> Step | None:
+        """Among what copies are looked for."""
+
+    def report(
+        self,
+        title: str,
+        models: Mapping[str, tuple[Step, float]],
+        shown: Mapping[str, Step],
+        against: str | None,
+        samples: int,
+        sampler: Sampler,
+        judging: Judging,
+        scale: Scale,
+        learned: Step | None = None,
+        also: Mapping[str, Step] | None = None,
+    ) -> Step:
+        """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
+
+        Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
+        (None: as the sets say), and what is in `also` is judged like samples.
+        """
+        wide, one = self.images.wide, replace(scale, workers=1)
+        how, eye = extractor(judging, self.images.shape, lambda: self.taught, self.test, one)
+        contestants = []
+        for name, (model, least) in models.items():
+            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+            drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
+            measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
+            contestants.append(Contestant(name, measured, drawn))
+        drawn = [Drawn(c.name, c.samples) for c in contestants]
+        drawn += [Drawn(name, made) for name, made in (also or {}).items()]
+        judged = step(Judge(tuple(drawn), self.test, learned or self.learned, how, eye), "judge", wide)
+        pictures = {name: data for name, data in self.given.items() if data is not None} | dict(shown)
+        shows = tuple(Shown(name, data) for name, data in pictures.items())
+        ceiling = CEILING if CEILING in models else None
+        report = Compare(title, tuple(contestants), shows, against, ceiling, census=self.census, judgement=judged)
+        return step(report, "report")
