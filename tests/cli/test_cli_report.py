@@ -19,7 +19,7 @@ from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.place import Place
 from stages.census_page import _pixels
-from stages.compare import _as_pixels, _first
+from stages.compare import _first
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -48,8 +48,8 @@ def test_a_set_is_shown_by_its_first_rows_however_few(count, tmp_path):
 
 def test_values_beyond_the_range_are_brought_into_it():
     x = np.array([-2.0, 0.0, 2.0])
-    assert _as_pixels(x).tolist() == [0, 128, 255]
-    assert _as_pixels(x / 4).tolist() == [64, 128, 191]
+    assert pictures.pixels(x).tolist() == [0, 128, 255]
+    assert pictures.pixels(x / 4).tolist() == [64, 128, 191]
 
 
 def test_a_report_is_one_file_that_escapes_what_it_is_given():

@@ -45,7 +45,7 @@ def awake(model: nn.Module) -> nn.Module:
     """A network that would be zero, drawn at random; and every number that calibration sets."""
     generator = torch.Generator().manual_seed(0)
     for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
+        if tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
             tensor.data = 0.2 + 0.1 * torch.randn(tensor.shape, generator=generator).clamp(-1, 1)
     return model.eval().requires_grad_(False)
 
