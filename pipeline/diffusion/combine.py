@@ -101,7 +101,9 @@ class Normal(nn.Module):
         """G⁺ r (B, *in) for r in the range of G, of the smallest norm."""
         if not self.exact:
             return conjugate_gradients(lambda u: self(u, weights), right, tol=1e-5, steps=30)
-        diagonal, pooled = torch.zeros_like(right), right.new_zeros(len(right), *(1,) * (right.ndim - 1))
+        # Of tensors alone: a length would be a constant in what is exported.
+        first = right[(slice(None), *(slice(1),) * (right.ndim - 1))]
+        diagonal, pooled = torch.zeros_like(right), torch.zeros_like(first)
         for k, (A, w) in enumerate(zip(self.maps, weights, strict=True)):
             if isinstance(A, Pool):
                 pooled = pooled + w

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
+from pipeline.engine import pictures
 from pipeline.engine.pictures import bars, curves, grid
 from pipeline.engine.report import Report, Section
 from pipeline.place import Place
