@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.bands import Allowed, banded
+from pipeline.data.manifest import Manifest
 from pipeline.data.reader import OPERATOR, InMemory, Reader
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Make, train
@@ -42,19 +43,21 @@ class Learned:
         noise: the σ of the white noise they hold; None: each says its own (column "sigma").
         weight: of the set among those that may teach at the same level (None: the number of its rows).
         below: the σ above which it does not teach (None: it always may).
+        above: the σ below which it does not (None: down to its noise).
     """
 
     data: Step
     noise: float | None = 0.0
     weight: float | None = None
     below: float | None = None
+    above: float | None = None
 
     def __post_init__(self) -> None:
         if self.noise is not None and not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is {self.noise}: give the σ that the rows hold, from 0")
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: give a number above 0")
-        if self.below is not None and not self.below > (self.noise or 0):
+        if self.below is not None and not self.below > max(self.noise or 0, self.above or 0):
             raise ValueError(f"rows with noise {self.noise} cannot teach below {self.below}: raise it")
 
 
@@ -122,16 +125,24 @@ def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, d
     parts: list[Part] = []
     for told, data in zip(stage.rows, sets, strict=True):
         more = () if told.noise is not None else (OPERATOR + SIGMA,)
+        told_noise(Manifest.open(data.file), data.address, told.noise)
         rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
         parts += divided(rows, told, data, stage.objective) if more else [whole(rows, told, stage.objective)]
     model = None if start is None else unpack(start.read, device, Preconditioned)
     return course(parts, stage, model, device)
 
 
+def told_noise(rows: Manifest, address: str, noise: float | None) -> None:
+    """Raises ValueError where rows each say how much noise they hold and something else is said of them."""
+    if noise is not None and SIGMA in rows.more.get("damage", []):
+        raise ValueError(f"the rows of {address} each say how much noise they hold: leave out noise, which is {noise}")
+
+
 def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:
     """A set of one noise, as a part of a mixture."""
     floor = told.noise or 0.0
-    return rows, floor, Allowed(objective.least(floor), told.below or math.inf, told.weight or len(rows))
+    low = max(objective.least(floor), told.above or 0.0)
+    return rows, floor, Allowed(low, told.below or math.inf, told.weight or len(rows))
 
 
 def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> list[Part]:
@@ -151,7 +162,7 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
     for group in groups:
         part = InMemory(held.take(group), rows.columns)
         where = Allowed(
-            objective.least(float(floors[group].max())),
+            max(objective.least(float(floors[group].max())), told.above or 0.0),
             told.below or math.inf,
             (told.weight or len(held)) * len(group) / len(held),
         )

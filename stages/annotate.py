@@ -27,6 +27,7 @@ from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.ambient import SIGMA
 from stages.corrupt import shape_of
+from stages.train import check_whole
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Annotate(Stage):
     def run(self, at: Context) -> None:
         data = at.open(self.data)
         told = Manifest.open(data.file)
+        check_whole(told, data.address)
         load = partial(_load, at.open(self.telltale))
         found: list[float] = []
         make, pieces = partial(_annotate, self, data), told.filled().tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,10 @@ from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
-from stages.ambient import SIGMA
+from stages.ambient import SIGMA, told_noise
 from stages.conditioned import cond_of
 from stages.corrupt import shape_of
+from stages.train import check_whole
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Denoise(Stage):
     def run(self, at: Context) -> None:
         data = at.open(self.data)
         told = Manifest.open(data.file)
+        check_whole(told, data.address)
+        told_noise(told, data.address, self.noise)
         if self.unless is not None and at.open(self.unless).json("proximal.json")["over"]:
             Manifest.of([], told.shape, "float16").write(at.out)
             return
@@ -92,11 +94,11 @@ def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Net
         at = np.arange(start, min(start + stage.batch, len(rows)))
         keys = [Key(stage.seed).fold("denoise", rows.ids[k]) for k in at]
         cond = None if told is None else told[at].to(device)
-        found = stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys)
-        done.append(found.clamp(-1, 1).cpu())
+        done.append(stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys).cpu())
     found = torch.cat(done)
-    if not math.isfinite(float(found.sum())):
-        wrong = [rows.ids[k] for k in (~found.flatten(1).isfinite().all(1)).nonzero().flatten()[:3].tolist()]
+    sound = found.flatten(1).isfinite().all(1)
+    if not bool(sound.all()):
+        wrong = [rows.ids[k] for k in (~sound).nonzero().flatten()[:3].tolist()]
         raise ValueError(f"the model makes rows that are not finite, such as {', '.join(wrong)}: train it anew")
     kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
-    return Examples.from_x(rows.ids, found, rows.label, kept, caption=rows.caption), {}
+    return Examples.from_x(rows.ids, found.clamp(-1, 1), rows.label, kept, caption=rows.caption), {}

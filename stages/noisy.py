@@ -19,7 +19,8 @@ class Harm:
 
     Args:
         clean: how many images are seen clean.
-        noise: σ of the noisy ones, for pixels in [-1, 1]; with --noisy and none given, each of them says its own.
+        noise: σ of the noisy ones, for pixels in [-1, 1]: 0.2 if not given; with --noisy and none given, each of those
+            says its own.
         noisy: where images are that arrived noisy; if not given, those left over are made so.
         count: how many noisy ones to take; all if not given.
         test: how many clean images are held out, to measure with.
@@ -28,7 +29,7 @@ class Harm:
     unprefixed = True
 
     clean: int = 55
-    noise: float | None = 0.2
+    noise: float | None = None
     noisy: str = ""
     count: int | None = None
     test: int = 400
@@ -36,10 +37,13 @@ class Harm:
     def __post_init__(self) -> None:
         if self.clean < 0 or self.test < 2:
             raise ValueError(f"clean is {self.clean} and test {self.test}: give clean from 0, and 2 or more to measure")
-        if self.noise is None and not self.noisy:
-            raise ValueError("noise is not given: say how much to add, or name images that arrived noisy (--noisy)")
         if self.noise is not None and not self.noise > 0:
             raise ValueError(f"noise is {self.noise}: give the σ of the noisy images, above 0")
+
+    @property
+    def level(self) -> float | None:
+        """σ of the noisy images; None: each says its own."""
+        return 0.2 if self.noise is None and not self.noisy else self.noise
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,14 @@ class NoisySets(Contest):
     def level(self) -> float:
         """σ of the noisy images. Raises ValueError where each has its own."""
         if self.noise is None:
-            raise ValueError("each noisy image has its own noise, and this method needs one for all: give --noise")
+            raise ValueError("each noisy image has a noise of its own, and this needs one for all")
         return self.noise
 
     @property
     def originals(self) -> Step:
         """All images before they were made noisy. Raises ValueError where nobody has them."""
         if self.unharmed is None:
-            raise ValueError("these images arrived noisy and nobody knows them clean: leave out --ceiling")
+            raise ValueError("these images arrived noisy and nobody knows them clean: leave out what needs them so")
         return self.unharmed
 
     @property
@@ -101,14 +105,14 @@ def noisy_sets(images: Images, harm: Harm, seed: int) -> NoisySets:
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", wide) if clean else None
     unharmed = None
     if harm.noisy:
-        known = None if harm.noise is None else Noisy(noise=harm.noise)
+        known = None if harm.level is None else Noisy(noise=harm.level)
         arrived = images.of(harm.noisy).ingest("ingest/noisy", known=known)
         many = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/noisy", wide)
     else:
-        harmed = Corrupt(full, Part(test + clean, count, seed), Noisy(noise=harm.noise or 0.0), seed)
+        harmed = Corrupt(full, Part(test + clean, count, seed), Noisy(noise=harm.level or 0.0), seed)
         many = step(harmed, "data/noisy", wide)
         every = Part(test, None if count is None else clean + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", wide)
     sets = [("clean", few), ("noisy", many), ("test", held)]
     looked = Census(tuple(Stored(name, data) for name, data in sets if data is not None), seed)
-    return NoisySets(images, few, many, held, unharmed, step(looked, "census", wide), harm.noise, seed)
+    return NoisySets(images, few, many, held, unharmed, step(looked, "census", wide), harm.level, seed)

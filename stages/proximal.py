@@ -8,6 +8,7 @@ Distillation", arXiv 2505.13377, which chooses models so). A round that does not
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 from pipeline.graph import Context, Stage, Step
@@ -39,6 +40,8 @@ class Proximal(Stage):
         if self.metric not in numbers:
             raise ValueError(f"there is no {self.metric} of these samples, but {', '.join(numbers)}: choose among them")
         distance = numbers[self.metric]["value"]
+        if not math.isfinite(distance):
+            raise ValueError(f"the {self.metric} of these samples is {distance}: look at what the model draws")
         before = None if self.before is None else at.open(self.before).json("proximal.json")
         said = decide(distance, before, self.patience)
         at.out.write("proximal.json", json.dumps(said))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Ancestral, Heun, Sampler
 from pipeline.graph import Scale, Step, step
-from pipeline.metrics.judging import Judging
 from pipeline.objectives.ambient import Ambient
 from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
@@ -71,7 +70,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Rounded:
-    """The model after the best round, those after every round, and what each restored."""
+    """The model after the best round, those that rounds began with and ended with, and what each restored."""
 
     model: Step
     models: tuple[Step, ...]
@@ -86,44 +85,55 @@ def pretrain(sets: NoisySets, backbone: Backbone, fit: Fit, scale: Scale, label:
 
 def lessons(sets: NoisySets, restored: Step, rounds: Rounds) -> tuple[Learned, ...]:
     """What a round learns from, each set at the levels and with the weight that are its own."""
-    noisy = Learned(sets.noisy, sets.noise) if rounds.direct else None
-    below = rounds.objective.least(sets.level) if rounds.only_below else None
-    found = [Learned(restored, rounds.residual * sets.level if rounds.residual else 0.0, below=below)]
-    found += [] if noisy is None else [noisy]
+    noise = rounds.residual * sets.level if rounds.residual else 0.0
+    noisy = (Learned(sets.noisy, sets.noise),) if rounds.direct else ()
+    found = [Learned(restored, noise)]
+    if rounds.direct and (rounds.only_below or rounds.share is not None):  # where both may teach, and where one may
+        meet = rounds.objective.least(sets.level)
+        found = [Learned(restored, noise, below=meet)]
+        found += [] if rounds.only_below else [Learned(restored, noise, above=meet)]
+    clean = () if sets.clean is None else (Learned(sets.clean, weight=rounds.share),)
     if rounds.share is not None:
-        others = 1.0 if rounds.only_below or noisy is None else 0.5  # at any level where both may teach
-        found = [replace(each, weight=(1 - rounds.share) * others) for each in found]
-    return (*(() if sets.clean is None else (Learned(sets.clean, weight=rounds.share),)), *found)
+        rest = 1 - rounds.share
+        both = 1.0 if rounds.only_below or not noisy else 0.5
+        found = [replace(each, weight=rest * (1.0 if each.above is None else both)) for each in found]
+        noisy = tuple(replace(each, weight=rest * both) for each in noisy)
+    return (*clean, *found, *noisy)
 
 
 def deconvolve(
-    sets: NoisySets,
-    first: Step,
-    rounds: Rounds,
-    backbone: Backbone,
-    fit: Fit,
-    scale: Scale,
-    judging: Judging,
-    label: str = "round",
+    sets: NoisySets, first: Step, rounds: Rounds, backbone: Backbone, fit: Fit, scale: Scale, label: str = "round"
 ) -> Rounded:
-    """Rounds of restoring and fine-tuning, from the model `first`, which may be any denoiser of such images."""
-    model, told, learned = first, None, None
-    models, restored = [], []
+    """Rounds of restoring and fine-tuning, from the model `first`, which may be any denoiser of such images.
+
+    With `rounds.stop` the result is the model whose samples, noise added, are nearest to the noisy images in pixels;
+    the one that rounds began with is among them.
+    """
     wide, one = sets.images.wide, replace(scale, workers=1)
-    for k in range(rounds.most):
-        at, seed = f"{label}/{k + 1}", sets.seed + k
-        asked = Denoise(model, sets.noisy, sets.noise, rounds.sampler, seed, unless=told)
+    if rounds.stop and sets.noise is None:
+        raise ValueError(
+            "each noisy image has a noise of its own, by which no samples are judged: add --rounds.no-stop"
+        )
+
+    def judged(model: Step, k: int, before: Step | None) -> Step:
+        at, seed = f"{label}/{k}", sets.seed + k
+        drawn = step(Sample(model, 512, seed=seed), f"{at}/samples", one)
+        noised = step(Corrupt(drawn, corruption=Noisy(noise=sets.level), seed=seed), f"{at}/noised", wide)
+        near = step(Judge((Drawn("noised", noised),), sets.noisy), f"{at}/judged", wide)
+        return step(Proximal(near, before), f"{at}/proximal")
+
+    models, restored = [first], []
+    told = judged(first, 0, None) if rounds.stop else None
+    for k in range(1, rounds.most + 1):
+        at, model = f"{label}/{k}", models[-1]
+        asked = Denoise(model, sets.noisy, sets.noise, rounds.sampler, sets.seed + k, unless=told)
         restored.append(step(asked, f"{at}/restored", scale))
         start = model if isinstance(model.stage, TrainAmbient) else None
         rows = lessons(sets, restored[-1], rounds)
-        learned = TrainAmbient(rows, backbone, fit, seed + 1, start, rounds.objective, told)
-        model = step(learned, at, scale)
-        models.append(model)
-        if rounds.stop:
-            drawn = step(Sample(model, 512, seed=seed), f"{at}/samples", one)
-            noised = step(Corrupt(drawn, corruption=Noisy(noise=sets.level), seed=seed), f"{at}/noised", wide)
-            near = step(Judge((Drawn("noised", noised),), sets.noisy, judging=judging), f"{at}/judged", wide)
-            told = step(Proximal(near, told), f"{at}/proximal")
-    if told is not None:
-        model = step(Chosen(tuple(models), told), label)
+        if start is None and told is not None:
+            raise ValueError("rounds that stop go on from a model of TrainAmbient: begin with one, or do not stop")
+        learned = TrainAmbient(rows, backbone, fit, sets.seed + k, start, rounds.objective, told)
+        models.append(step(learned, at, scale))
+        told = judged(models[-1], k, told) if rounds.stop else None
+    model = models[-1] if told is None else step(Chosen(tuple(models), told), label)
     return Rounded(model, tuple(models), tuple(restored))

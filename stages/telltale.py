@@ -76,6 +76,8 @@ class TrainTelltale(Trains):
 
 def _course(stage: TrainTelltale, sets: list[Artifact], device: torch.device) -> Course:
     examples, held = zip(*(_apart(load(data), stage.seed) for data in sets), strict=True)
+    if len(shapes := {rows.shape for rows in examples}) > 1:
+        raise ValueError(f"clean and damaged rows have shapes {sorted(shapes)}: bring them to one (--size, --resize)")
     kinds = [rows.x() for rows in examples]
     centre = torch.cat(kinds).mean(0)
     spread = float((torch.cat(kinds) - centre).square().mean().sqrt())

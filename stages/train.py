@@ -19,7 +19,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.condition import Condition
 from pipeline.data.augment import Augment
 from pipeline.data.bands import FLOOR, levelled
-from pipeline.data.damaged import HIDES, NOISY
+from pipeline.data.damaged import NOISY
 from pipeline.data.hiding import MASK
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
@@ -244,11 +244,8 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked:
     Raises ValueError where they are seen through masks, which they arrived with or got here, unless that is `masked`.
     """
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
-    if not masked and ("mask" in manifest.more.get("damage", []) or HIDES in manifest.more):
-        raise ValueError(
-            f"the rows of {data.address} are seen through masks, and this training would learn what is hidden as grey: "
-            "train on rows that are whole, or with the recipe ambient_masks"
-        )
+    if not masked:
+        check_whole(manifest, data.address)
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data), columns)
     return Streamed(data.place, manifest, columns, most)

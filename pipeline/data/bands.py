@@ -69,6 +69,12 @@ def cells(allowed: Sequence[Allowed], levels: Levels) -> tuple[Cell, ...]:
     if not whole:
         raise ValueError("no noise level is left at which any of the rows may teach: they hold more noise than that.")
     counts = [round(FINEST * share / whole) for *_, share in shares]
+    for k, range_ in enumerate(allowed):
+        if not any(count for (j, *_), count in zip(shares, counts) if j == k):
+            raise ValueError(
+                f"a set may teach at σ from {range_.low:.3g} to {range_.high:.3g} only, where next to nothing is "
+                "learned: leave it out, or look at the noise that it is said to hold"
+            )
     found = [(k, low, high, count) for (k, low, high, _), count in zip(shares, counts) if count]
     shrink = math.gcd(*(count for *_, count in found))
     return tuple(Cell(k, low, high, count // shrink) for k, low, high, count in found)

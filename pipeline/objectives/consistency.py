@@ -32,7 +32,7 @@ class Consistent(Ambient):
 
     Args:
         weight: of the product, above 0.
-        share: of the rows of a batch that are followed, within (0, 1].
+        share: of the rows of a global batch that are followed, within (0, 1]: every round(1/share)th.
         steps: of a path.
         low: the least s; ln s is uniform from there to ln t.
     """
@@ -62,25 +62,28 @@ class Consistent(Ambient):
         x, known = self.noised(batch, sigma, drawn)
         guess = D(x, sigma, batch.cond)
         found = self.judged(guess, x, known, batch, sigma)
-        n = max(1, round(self.share * len(batch)))
-        t, cond = sigma[:n], None if batch.cond is None else batch.cond[:n]
-        s = torch.exp(t.log() + drawn["depth"][:n] * (math.log(self.low) - t.log()).clamp_max(0))
+        every = round(1 / self.share)
+        at = torch.arange(-batch.offset % every, len(batch), every, device=x.device)  # by place in the global batch
+        if not len(at):
+            return Loss(found.each, found.scalars | {"consistency": torch.zeros_like(found.each).mean()})
+        t, cond = sigma[at], None if batch.cond is None else batch.cond[at]
+        s = torch.exp(t.log() + drawn["depth"][at] * (math.log(self.low) - t.log()).clamp_max(0))
         with torch.no_grad():
-            ends = [self._path(D, x[:n], t, s, cond, drawn, path) for path in range(2)]
-        first, second = (D(end, s, cond) - guess[:n] for end in ends)
+            ends = [self._path(D, x[at], t, s, cond, drawn, path, at) for path in range(2)]
+        first, second = (D(end, s, cond) - guess[at] for end in ends)
         product = (first * second).flatten(1).mean(1)
         # The rows that are followed stand for all: their losses grow by what the mean over all would otherwise lose.
-        extra = self.weight * self.precond.weight(t) * product * (len(batch) / n)
-        each = torch.cat([found.each[:n] + extra, found.each[n:]])
-        return Loss(each, found.scalars | {"consistency": product.detach().mean()})
+        extra = self.weight * self.precond.weight(t) * product * every
+        each = found.each.index_add(0, at, extra)
+        return Loss(each, found.scalars | {"consistency": product.detach().sum() * every / len(batch)})
 
     def _path(
-        self, D: Denoiser, x: Tensor, t: Tensor, s: Tensor, cond: Tensor | None, drawn: Draws, path: int
+        self, D: Denoiser, x: Tensor, t: Tensor, s: Tensor, cond: Tensor | None, drawn: Draws, path: int, at: Tensor
     ) -> Tensor:
         """x_s (n, *) from x_t, in steps evenly spaced in ln σ."""
         for k in range(self.steps):
             sigma, down = (torch.exp(t.log() + (k + i) / self.steps * (s.log() - t.log())) for i in range(2))
             move = PATH.step(D, x, sigma, down, cond)
             std = torch.zeros_like(sigma) if move.std is None else move.std
-            x = move.mean + expand(std, x) * drawn[f"path.{path}.{k}"][: len(x)]
+            x = move.mean + expand(std, x) * drawn[f"path.{path}.{k}"][at]
         return x

@@ -26,24 +26,28 @@ from pipeline.keys import Key
 from pipeline.objectives.ambient import Ambient
 from pipeline.objectives.objective import Batch, Draws, Loss
 
+SPARED = 0.5  # of the rows that are whole, the share of which nothing is hidden
+
 
 @dataclass(frozen=True)
 class Masking(Ambient):
-    """`Ambient` for a network that is told the mask; rows without one are whole, and hidden further like others."""
+    """`Ambient` for a network that is told the mask; rows without one are whole, and half of those are left so."""
 
     precond: EDM = EDM()
     further: Further = Further()
 
     def draw(self, batch: Batch, key: Key) -> Draws:
-        """White noise, and what is not hidden besides."""
+        """White noise, what is not hidden besides, and which whole rows are left whole."""
         u = batch.uniform(key.fold("further"), (1, *batch.x.shape[2:]))
-        return super().draw(batch, key) | {"kept": self.further.keeps(u)}
+        spared = batch.uniform(key.fold("spared")) < SPARED
+        return super().draw(batch, key) | {"kept": self.further.keeps(u), "spared": spared}
 
     def loss(self, D: nn.Module, batch: Batch, sigma: Tensor, drawn: Draws) -> Loss:
         """One loss per example (B,); the scalar `filled` is the mean square error at pixels hidden besides."""
         y = batch.x
         known = torch.ones_like(y, dtype=torch.bool) if batch.mask is None else batch.mask.expand_as(y)
-        seen = known & drawn["kept"]
+        spared = drawn["spared"] & known.flatten(1).all(1)  # a model that is asked for whole images must have seen some
+        seen = known & (drawn["kept"] | spared.reshape(-1, *(1,) * (y.ndim - 1)))
         y = torch.where(known, y, 0)
         x, share = self.noised(batch, sigma, drawn)
         x = torch.where(seen, x, 0)

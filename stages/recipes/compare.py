@@ -6,6 +6,7 @@ on the same held-out images with the same noise. To be run before a method is be
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from enum import Enum
 
@@ -18,6 +19,7 @@ from pipeline.metrics.judging import Judging
 from pipeline.objectives.ambient import Ambient, Weighting
 from stages.ambient import Learned, TrainAmbient
 from stages.evaluate import Evaluate
+from stages.extractors import extractor
 from stages.images import Images
 from stages.judge import Drawn, Judge
 from stages.noisy import Harm, NoisySets, noisy_sets
@@ -36,7 +38,9 @@ class Method(Enum):
     AMBIENT = "ambient"  # both, as published: the weight fades out towards the noise
     OMNI = "omni"  # both, at full weight
     SFBD = "sfbd"  # rounds as published
-    DATALOOPS = "dataloops"  # rounds whose restored images are taken to hold an eighth of the noise
+    DATALOOPS = (
+        "dataloops"  # rounds whose restored images are taken to hold an eighth of the noise; they go on, not anew
+    )
     OMNI_SFBD = "omni_sfbd"  # restored images below the noise, noisy ones above
     MIXED = "mixed"  # restored images everywhere, noisy ones well above their noise
     ALL = "all_clean"  # all the same images, unharmed: the ceiling
@@ -44,7 +48,7 @@ class Method(Enum):
 
 ROUNDS = {
     Method.SFBD: {},
-    Method.DATALOOPS: {"residual": 0.125, "direct": True, "only_below": True},
+    Method.DATALOOPS: {"residual": 0.125, "cap": 4.0},
     Method.OMNI_SFBD: {"direct": True, "only_below": True, "cap": 4.0},
     Method.MIXED: {"direct": True},
 }
@@ -86,6 +90,8 @@ def compare(
         fit: how it is trained; `fit.images` is what each method sees in all, over all rounds.
     """
     chosen = wanted(methods)
+    if any(method in ROUNDS for method in chosen) and not alike(backbone, clean_backbone):
+        raise ValueError("rounds go on from a model of clean images: give both backbones alike, but for dropout")
     if seeds < 1 or rounds < 1 or not 0 < early < 1:
         raise ValueError(f"seeds is {seeds}, rounds {rounds}, early {early}: give at least 1 of each, early in (0, 1)")
     first = replace(fit, images=max(fit.batch, round(early * fit.images)))
@@ -108,7 +114,7 @@ def compare(
                 made[method] = start(), 0.0, first.images
             elif method in ROUNDS:
                 how = Rounds(rounds, stop=False, **ROUNDS[method])
-                done = deconvolve(sets, start(), how, backbone, each, scale, judging, label)
+                done = deconvolve(sets, start(), how, backbone, each, scale, label)
                 made[method] = done.model, 0.0, first.images + rounds * each.images
             else:
                 asked, least = once(method, sets, backbone, clean_backbone, fit)
@@ -118,6 +124,12 @@ def compare(
     against = tuple(name for name in ("clean_early", "clean_only") if name in names) or tuple(names[:1])
     ceiling = "all_clean" if "all_clean" in names and "all_clean" not in against else None
     return step(Versus("Methods for noisy images", tuple(trials), against, ceiling), "report")
+
+
+def alike(backbone: Backbone, other: Backbone) -> bool:
+    """Whether two networks have the same weights."""
+    fields = {field.name for field in dataclasses.fields(other)}  # pyright: ignore[reportArgumentType]
+    return (replace(other, dropout=getattr(backbone, "dropout", None)) if "dropout" in fields else other) == backbone  # pyright: ignore[reportArgumentType]
 
 
 def wanted(methods: str) -> list[Method]:
@@ -169,5 +181,6 @@ def measured(
         drawn[method] = step(Sample(model, samples, how, seed), f"{at}/samples/{method.value}", scale)
         evaluated[method] = step(Evaluate(model, sets.test, least=least), f"{at}/evaluate/{method.value}", scale)
     by = tuple(Drawn(method.value, found) for method, found in drawn.items())
-    judged = step(Judge(by, sets.test, sets.clean or sets.noisy, judging), f"{at}/judge", sets.images.wide)
+    how, eye = extractor(judging, sets.images.shape, lambda: sets.taught, sets.test, scale)
+    judged = step(Judge(by, sets.test, sets.clean or sets.noisy, how, eye), f"{at}/judge", sets.images.wide)
     return [Trial(m.value, seed, evaluated[m], drawn[m], judged, images) for m, (*_, images) in made.items()]

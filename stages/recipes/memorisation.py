@@ -13,6 +13,7 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Heun, Sampler
 from pipeline.graph import Scale, Step, step
+from pipeline.keys import Key
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
@@ -49,11 +50,14 @@ def memorisation(
         backbone: the network of both.
         fit: how both are trained.
     """
-    if not harm.noise or attack <= harm.noise or attack > sampler.sigma_max:
-        raise ValueError(f"attack is {attack}, noise {harm.noise}: give more than that, up to sampler.sigma_max")
+    if harm.level is None or attack <= harm.level or attack > sampler.sigma_max:
+        raise ValueError(f"attack is {attack}, noise {harm.level}: give more than that, up to sampler.sigma_max")
+    if harm.clean:
+        raise ValueError(f"clean is {harm.clean}: give 0, as both models learn from the same images")
     sets = noisy_sets(images, harm, seed)
     rows = {"clean": Learned(sets.originals), "noisy": Learned(sets.noisy, sets.noise)}
-    attacked = Corrupt(sets.originals, corruption=Noisy(noise=attack), seed=seed)
+    fresh = Key(seed).fold("attack").integer() >> 1  # the noise that the second model learned from must not be in it
+    attacked = Corrupt(sets.originals, corruption=Noisy(noise=attack), seed=fresh)
     hidden = step(attacked, "data/attacked", images.wide)
     models, rebuilt = {}, {}
     for name, learned in rows.items():

@@ -73,10 +73,12 @@ def omni(
         raise ValueError(f"clean is {clean}, count {count}, test {test}: give at least 2, 4 and 2 images")
     if damaged and (ceiling or corruption is not None):
         raise ValueError("these images arrived damaged: leave out corruption and ceiling, which need them whole")
+    harm = Through(GaussianBlur(images.shape, 0.8)) if corruption is None else corruption
+    if harm.hides(images.shape) or tuple(harm.out_shape(images.shape)) != images.shape:
+        raise ValueError(f"{type(harm).__name__} hides or cuts, which no noise makes good: take em or ambient_masks")
     wide, full = images.wide, images.ingest("ingest")
     held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", wide)
-    harm = Through(GaussianBlur(images.shape, 0.8)) if corruption is None else corruption
     source, first = (images.of(damaged).ingest("ingest/damaged"), 0) if damaged else (full, test + clean)
     with_what = Clean() if damaged else harm
     half = count // 2

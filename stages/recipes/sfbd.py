@@ -50,9 +50,9 @@ def sfbd(
     """
     sets = noisy_sets(images, harm, seed)
     first = pretrain(sets, backbone, clean_fit, scale)
-    done = deconvolve(sets, first, rounds, backbone, fit, scale, judging)
+    done = deconvolve(sets, first, rounds, backbone, fit, scale)
     models = {"sfbd": (done.model, 0.0), "clean only": (first, 0.0)}
     if ceiling:
         models["all clean"] = (step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0)
-    shown = {"restored first": done.restored[0], "restored last": done.restored[-1]}
+    shown = {"restored first": done.restored[0]}  # of later rounds there may be none: they end when it is over
     return sets.report("Diffusion by deconvolution", models, shown, "clean only", samples, sampler, judging, scale)
