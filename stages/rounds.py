@@ -111,9 +111,7 @@ def deconvolve(
     """
     wide, one = sets.images.wide, replace(scale, workers=1)
     if rounds.stop and sets.noise is None:
-        raise ValueError(
-            "each noisy image has a noise of its own, by which no samples are judged: add --rounds.no-stop"
-        )
+        raise ValueError("each noisy image has a noise of its own, so none can judge: add --rounds.no-stop")
 
     def judged(model: Step, k: int, before: Step | None) -> Step:
         at, seed = f"{label}/{k}", sets.seed + k

@@ -251,6 +251,15 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked:
     return Streamed(data.place, manifest, columns, most)
 
 
+def check_whole(rows: Manifest, address: str) -> None:
+    """Raises ValueError where rows are seen through masks, which they arrived with or got here."""
+    if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
+        raise ValueError(
+            f"the rows of {address} are seen through masks, and this would learn what is hidden as grey: take whole ones, "
+            "or the recipe em, or ambient_masks, which draws masks itself"
+        )
+
+
 def reader(
     rows: Reader | Examples, fit: Fit, seed: int, condition: Condition | None = None
 ) -> Callable[[int, int, int], Iterator[Batch]]:
