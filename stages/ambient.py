@@ -113,9 +113,9 @@ class TrainAmbient(Trains):
                 at.out.write(file, kept.read(file))
             return
         sets = [at.open(data) for data in self.sets]
-        taught(sets, self, at)
+        untold = taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
-        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("metrics.json", json.dumps(metrics | untold))
 
 
 Part = tuple[Reader, np.ndarray | float, Allowed]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.damaged import NOISY
+from pipeline.data.hiding import check_whole
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
@@ -27,7 +28,6 @@ from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.ambient import SIGMA
 from stages.corrupt import shape_of
-from stages.train import check_whole
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,14 @@ def columns_of(config: object) -> tuple[str, ...]:
     return () if condition is None else (condition.column,)
 
 
-def taught(sets: Sequence[Artifact], config: object, at: Context) -> int:
-    """How many rows of the sets tell a network nothing; it learns from them what it does without.
+def taught(sets: Sequence[Artifact], config: object, at: Context) -> dict[str, int]:
+    """{"untold": how many rows of the sets tell a network nothing}, {} if all do; from those it learns to do without.
 
     Raises ValueError: none of them tells it anything, or one has a label beyond its classes, which is named.
     """
     condition, rows, silent, squares = condition_of(config), 0, 0, 0.0
     if condition is None:
-        return 0
+        return {}
     for data in sets:
         shards = Manifest.open(data.file).filled()
         for found in sweep(partial(look, data.place.open, condition), groups(shards), at):
@@ -75,7 +75,7 @@ def taught(sets: Sequence[Artifact], config: object, at: Context) -> int:
                 "condition.scale %.3g would make it 1",
                 *(size, condition.scale / size),
             )
-    return silent
+    return {"untold": silent} if silent else {}
 
 
 def _refuse(data: Artifact, wrong: tuple[int, int, int], classes: int) -> None:

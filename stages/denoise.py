@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.data.damaged import EMBEDDING
+from pipeline.data.hiding import check_whole
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard
@@ -23,7 +24,6 @@ from pipeline.store import Artifact
 from stages.ambient import SIGMA, told_noise
 from stages.conditioned import cond_of
 from stages.corrupt import shape_of
-from stages.train import check_whole
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,10 @@ class TrainGSURE(Trains):
         damage = through(data, self.shape, self.noise)
         if isinstance(damage.corruption, Sensed):
             raise ValueError("GSURE needs white noise of a known std, and a sensor's is not: choose em for these rows")
-        taught([data], self, at)
+        untold = taught([data], self, at)
         require_coverage(data, damage, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count([data]))
-        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("metrics.json", json.dumps(metrics | untold))
 
 
 @dataclass(frozen=True, eq=False)

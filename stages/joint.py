@@ -83,9 +83,9 @@ class TrainJoint(Trains):
 
     def run(self, at: Context) -> None:
         sets = [*(at.open(view.data) for view in self.views), at.open(self.clean)]
-        taught(sets, self, at)
+        untold = taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
-        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("metrics.json", json.dumps(metrics | untold))
 
     def quotas(self) -> list[int]:
         """How many rows of each kind every batch has, the whole images last. Raises ValueError: a kind has none."""

@@ -24,7 +24,7 @@ from pipeline.engine import cluster
 from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Store
 from stages.conditioned import condition_of
 from stages.corrupt import load
 
@@ -94,11 +94,14 @@ class Sample(Stage):
     def run(self, at: Context) -> None:
         guide, like = (None if need is None else at.open(need) for need in (self.guide, self.like))
         model = at.open(self.model)
-        if (self.classifier_free or not self.tells) and (what := _always_told(model)):
-            raise ValueError(
-                f"{model.address} was told {what} with every image: say what to show and give no guide of its own, or "
-                "train it with fit.unconditional above 0"
-            )
+        asked = [model] if self.classifier_free or not self.tells else []
+        asked += [guide] if guide is not None and not self.tells else []
+        for one in asked:
+            if what := _always_told(_trained(one, at.store)):
+                raise ValueError(
+                    f"{one.address} was told {what} with every image: say what to show and give no guide of its own, or "
+                    "train it with fit.unconditional above 0"
+                )
         made = cluster.call(at.scale, _sample, self, model, guide, like)
         picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
         at.out.write("samples.png", picture)
@@ -112,6 +115,13 @@ class Sample(Stage):
         card |= {"captions": self.captions} if self.captions else {}
         card |= {"classifier_free": self.weight if self.classifier_free else None} if self.tells else {}
         at.out.write("card.json", json.dumps(card))
+
+
+def _trained(model: Artifact, store: Store) -> Artifact:
+    """The training behind another average of a model."""
+    while model.address.startswith("average/"):
+        model = store.artifact(model.manifest["needs"]["model"])
+    return model
 
 
 def _always_told(model: Artifact) -> str:
@@ -156,7 +166,10 @@ def _told(stage: Sample, condition: Condition | None, like: Examples | None) -> 
     if like is not None:
         if condition is None:
             raise ValueError("the model is told nothing: leave out whose conditions its images are to have")
-        return condition.told(column(like, condition.column))
+        cond = condition.told(column(like, condition.column))
+        if bool(condition.untold(cond).any()):
+            raise ValueError("some of the rows that images are to be like tell nothing: name rows that all do")
+        return cond
     if stage.labels:
         if not isinstance(condition, Labels) or max(stage.labels) >= condition.classes:
             raise ValueError(f"the model is told {knows}, and label {max(stage.labels)} was asked for: leave it out")
@@ -172,5 +185,8 @@ def _told(stage: Sample, condition: Condition | None, like: Examples | None) -> 
     if stage.embeddings:
         if not isinstance(condition, Embedded):
             raise ValueError(f"the model is told {condition or 'nothing'} and no embeddings: leave them out")
-        return Embedded.told(condition, np.array(stage.embeddings, np.float32))
+        cond = Embedded.told(condition, np.array(stage.embeddings, np.float32))
+        if bool(condition.untold(cond).any()):
+            raise ValueError("an embedding of zeros says nothing: say what to show, or leave it out")
+        return cond
     return None

@@ -82,9 +82,9 @@ class TrainTold(Trains):
 
     def run(self, at: Context) -> None:
         sets = [at.open(data) for data in self.sets]
-        taught(sets, self, at)
+        untold = taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
-        at.out.write("metrics.json", json.dumps(metrics))
+        at.out.write("metrics.json", json.dumps(metrics | untold))
 
 
 def coded(rows: Examples, corruption: Corruption, telling: Telling) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from pipeline.backbones.condition import Condition
 from pipeline.data.augment import Augment
 from pipeline.data.bands import FLOOR, levelled
 from pipeline.data.damaged import NOISY
-from pipeline.data.hiding import MASK
+from pipeline.data.hiding import MASK, check_whole
 from pipeline.data.manifest import Manifest
 from pipeline.data.mix import Mixed, whole
 from pipeline.data.reader import InMemory, Reader
@@ -201,7 +201,7 @@ class Train(Trains):
         sets = [at.open(data) for data in self.sets]
         untold = taught(sets, self, at)
         metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
-        at.out.write("metrics.json", json.dumps(metrics | ({"untold": untold} if untold else {})))
+        at.out.write("metrics.json", json.dumps(metrics | untold))
 
 
 def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
@@ -249,15 +249,6 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked:
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data), columns)
     return Streamed(data.place, manifest, columns, most)
-
-
-def check_whole(rows: Manifest, address: str) -> None:
-    """Raises ValueError where rows are seen through masks, which they arrived with or got here."""
-    if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
-        raise ValueError(
-            f"the rows of {address} are seen through masks, and this would learn what is hidden as grey: take whole ones, "
-            "or the recipe em, or ambient_masks, which draws masks itself"
-        )
 
 
 def reader(

@@ -48,16 +48,20 @@ class Captions(Embedded):
 
     def told(self, values: np.ndarray) -> Tensor:
         """The embeddings (B, size) float32 of texts, of unit mean square; zeros for none."""
-        made = [self._embedded(text) for text in values]
+        made = [_embedded(str(text), self.size, self.together) for text in values]
         return torch.from_numpy(np.stack(made) if made else np.empty((0, self.size), np.float32))
 
-    def _embedded(self, text: str) -> np.ndarray:
-        words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())[:MOST_WORDS]
-        runs = (" ".join(words[i : i + n]) for n in range(1, self.together + 1) for i in range(len(words) - n + 1))
-        total = np.zeros(self.size, np.float32)
-        for run in runs:
-            total += _signs(run, self.size)
-        return total / max(np.sqrt(np.mean(total * total)), np.float32(1e-6))
+
+@lru_cache(maxsize=1 << 15)  # captions come again every epoch
+def _embedded(text: str, size: int, together: int) -> np.ndarray:
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())[:MOST_WORDS]
+    runs = (" ".join(words[i : i + n]) for n in range(1, together + 1) for i in range(len(words) - n + 1))
+    total = np.zeros(size, np.float32)
+    for run in runs:
+        total += _signs(run, size)
+    made = total / max(np.sqrt(np.mean(total * total)), np.float32(1e-6))
+    made.setflags(write=False)
+    return made
 
 
 @lru_cache(maxsize=1 << 15)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.damaged import EMBEDDING
+from pipeline.data.damaged import EMBEDDING, HIDES
+from pipeline.data.manifest import Manifest
 from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
@@ -85,4 +86,13 @@ def check_coverage(count: np.ndarray) -> None:
         raise ValueError(
             f"no row shows {len(never)} of the {count[0].size} pixels, at {named}{more}: what is there cannot be "
             "learned, so add rows that show it, or crop it away"
+        )
+
+
+def check_whole(rows: Manifest, address: str) -> None:
+    """Raises ValueError where rows are seen through masks, which they arrived with or got here."""
+    if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
+        raise ValueError(
+            f"the rows of {address} are seen through masks, and what is hidden would be learned as grey: take whole "
+            "ones, or the recipe em, or ambient_masks, which draws its masks itself"
         )

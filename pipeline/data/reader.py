@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 16  # rows; to sort more would take longer than a batch
 LABEL, CAPTION, OPERATOR = "label", "caption", "operator."
+AT_ONCE = 1024  # rows that are held as numbers together
 ENOUGH = 16_384  # rows whose mean stands for that of a set too large to go through
 
 
@@ -133,10 +134,13 @@ class InMemory(Reader):
             yield Rows(index, self.examples.images[index], {name: values[index] for name, values in held.items()})
 
     def moments(self) -> tuple[Tensor, float]:
-        """The mean image and the root mean square around it, of all rows."""
-        x0 = self.examples.x()
-        centre = x0.mean(0)
-        return centre, float((x0 - centre).square().mean().sqrt())
+        """The mean image and the root mean square around it, of all rows, a few of which are held as numbers at a time."""
+        import torch
+
+        n, parts = len(self), [range(first, min(first + AT_ONCE, len(self))) for first in range(0, len(self), AT_ONCE)]
+        centre = torch.stack([self.examples.x(part).double().sum(0) for part in parts]).sum(0) / n
+        square = sum(float((self.examples.x(part).double() - centre).square().sum()) for part in parts)
+        return centre.float(), (square / (n * centre.numel())) ** 0.5
 
 
 def column(examples: Examples, name: str) -> np.ndarray:

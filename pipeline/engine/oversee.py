@@ -90,7 +90,9 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
                 if rank not in self.asked:
                     self.asked[rank] = worker.execute_async(pulse.silence)
         limit = max(self.scale.hang_after, SLOW * self.slowest)
-        if now - self.moved > limit * (1 if any(self.training.values()) else PATIENT):
+        # Whoever has opened its data waits for those that have not.
+        begun = len(self.training) == len(self.group) and all(self.training.values())
+        if now - self.moved > limit * (1 if begun else PATIENT):
             self._hangs(now - self.moved)
 
     def say(self, sentence: str) -> None:

@@ -128,6 +128,8 @@ def _worker(how: dict[str, Any]) -> dict[str, Any]:
             return _train(how)
     except FloatingPointError as error:  # all processes see it at the same step
         return {"refused": str(error)}
+    except torch.OutOfMemoryError as error:  # the same rows would not fit the next time
+        return {"refused": f"{error}"}
     except OSError as error:
         if error.errno not in UNUSABLE:
             raise

@@ -107,9 +107,15 @@ def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[
     (aside / MANIFEST).write_bytes(_render(hashes))
     for name in (TENSORS, NUMBERS, MANIFEST, "."):
         _sync(aside / name)
-    if place.exists():
-        shutil.rmtree(place)  # a folder cannot be renamed over another; the checkpoint before it is still there
+    old = place.with_name(f".replaced-{place.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():  # a folder cannot be renamed over another
+        if flaw(place) is None:  # of the same moment, and whole: there may be no other
+            shutil.rmtree(aside)
+            return
+        os.replace(place, old)
     os.replace(aside, place)
+    shutil.rmtree(old, ignore_errors=True)
     _sync(place.parent)
 
 

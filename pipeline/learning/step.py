@@ -84,6 +84,8 @@ class Step:
             except Exception as error:
                 if not isinstance(self.loss, Compiled) or not _of_compiler(error):
                     raise
+                if not self.alone:  # as above
+                    raise RuntimeError(f"the loss cannot be compiled ({error}): leave out scale.compile") from error
                 self.loss.give_up(error)
             # Not in the handlers above, whose tracebacks hold on to what the step had allocated.
             state.optimiser.zero_grad(set_to_none=True)

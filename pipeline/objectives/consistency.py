@@ -63,7 +63,7 @@ class Consistent(Ambient):
         guess = D(x, sigma, batch.cond)
         found = self.judged(guess, x, known, batch, sigma)
         every = round(1 / self.share)
-        at = torch.arange(-batch.offset % every, len(batch), every, device=x.device)  # by place in the global batch
+        at = torch.arange(len(batch), device=x.device)[-batch.offset % every :: every]  # by place in the global batch
         if not len(at):
             return Loss(found.each, found.scalars | {"consistency": torch.zeros_like(found.each).mean()})
         t, cond = sigma[at], None if batch.cond is None else batch.cond[at]

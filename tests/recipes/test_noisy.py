@@ -15,24 +15,28 @@ import torch
 
 from pipeline import graph
 from pipeline.backbones import mlp
+from pipeline.data.bands import cells
+from pipeline.data.hiding import check_whole
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.diffusion.exact import Gaussian
+from pipeline.diffusion.levels import LogNormal
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.diffusion.sample import Ancestral, Heun
 from pipeline.graph import Context, Scale, Stage, step
 from pipeline.learning.weights import pack
 from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.store import Store
-from stages.ambient import Learned, TrainAmbient, course, divided, moments, whole
+from stages.ambient import Learned, TrainAmbient, course, divided, moments, told_noise, whole
 from stages.corrupt import load
 from stages.denoise import Denoise, _denoise
 from stages.noisy import Harm
 from stages.proximal import decide
 from stages.recipes.ambient import ambient
 from stages.recipes.compare import ROUNDS, Method, compare, wanted
+from stages.recipes.memorisation import memorisation
 from stages.recipes.sfbd import sfbd
 from stages.rounds import Rounds
 from stages.train import Fit
@@ -280,7 +284,9 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
     [
         (lambda: Harm(clean=-1), "clean is -1"),
         (lambda: Harm(noise=0.0), "noise is 0.0"),
-        (lambda: Harm(noise=None), "noise is not given"),
+        (lambda: sfbd(harm=Harm(noisy="digits")), "noise of its own"),
+        (lambda: compare(backbone=TINY), "alike, but for dropout"),
+        (lambda: memorisation(harm=Harm(clean=5, count=10)), "clean is 5"),
         (lambda: sfbd(harm=Harm(clean=0)), "needs clean images"),
         (lambda: compare(methods="sfbd,omnii"), "no method 'omnii'; did you mean 'omni'"),
         (lambda: compare(methods=" "), "name methods"),
@@ -298,6 +304,32 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
 def test_what_makes_no_sense_is_refused_before_any_work(build, says):
     with pytest.raises(ValueError, match=says):
         build()
+
+
+def test_noise_is_a_fifth_unless_images_arrived_with_their_own():
+    assert Harm().level == 0.2
+    assert Harm(noise=0.5).level == Harm(noisy="x", noise=0.5).level == 0.5
+    assert Harm(noisy="x").level is None
+
+
+def test_rows_that_say_their_own_noise_are_not_told_another():
+    own = Manifest.of([3], SHAPE, "float16", {"damage": ["sigma"]})
+    told_noise(own, "it", None)
+    with pytest.raises(ValueError, match=r"leave out noise, which is 0\.2"):
+        told_noise(own, "it", 0.2)
+    for more in ({"damage": ["mask", "sigma"]}, {"hides": True}):
+        with pytest.raises(ValueError, match="learned as grey"):
+            check_whole(Manifest.of([3], SHAPE, "float16", more), "it")
+
+
+def test_the_clean_images_have_the_share_that_is_asked_for_at_every_level():
+    clean, *others = of(sfbd, rounds=Rounds(most=1, share=0.2, direct=True))["round/1"].stage.rows
+    where = [whole(InMemory(noisy_rows()), row, Ambient(cap=1.5))[2] for row in (clean, *others)]
+    found = cells(where, LogNormal())
+    for low in {cell.low for cell in found}:
+        band = [cell for cell in found if cell.low == low]
+        mine = sum(cell.count for cell in band if cell.set == 0)
+        assert mine / sum(cell.count for cell in band) == pytest.approx(0.2, abs=0.002)
 
 
 def test_every_method_with_rounds_is_one_of_the_methods():

@@ -79,7 +79,7 @@ def test_a_toy_ambient_of_masks_runs(run, more):
     model = unpack(found["model"].read)
     assert bool(model.masks.all()) == ("clean" in more)
     assert len(model.masks) == (4 if "guidance" in more else 1)
-    with pytest.raises(ValueError, match="recipe ambient_masks"):
+    with pytest.raises(ValueError, match="learned as grey"):
         run(step(Train(step(found_stage(more)), TOY, SHORT)))
 
 
