@@ -24,7 +24,7 @@ from pipeline.engine import cluster
 from pipeline.engine.pictures import grid, lines
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
-from pipeline.store import Artifact, Store
+from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
 
@@ -97,10 +97,10 @@ class Sample(Stage):
         asked = [model] if self.classifier_free or not self.tells else []
         asked += [guide] if guide is not None and not self.tells else []
         for one in asked:
-            if what := _always_told(_trained(one, at.store)):
+            if what := _always_told(_trained(one, at)):
                 raise ValueError(
-                    f"{one.address} was told {what} with every image: say what to show and give no guide of its own, or "
-                    "train it with fit.unconditional above 0"
+                    f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
+                    "or train it with fit.unconditional above 0"
                 )
         made = cluster.call(at.scale, _sample, self, model, guide, like)
         picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
@@ -117,10 +117,10 @@ class Sample(Stage):
         at.out.write("card.json", json.dumps(card))
 
 
-def _trained(model: Artifact, store: Store) -> Artifact:
+def _trained(model: Artifact, at: Context) -> Artifact:
     """The training behind another average of a model."""
     while model.address.startswith("average/"):
-        model = store.artifact(model.manifest["needs"]["model"])
+        model = at.store.artifact(model.manifest["needs"]["model"])
     return model
 
 
@@ -167,8 +167,8 @@ def _told(stage: Sample, condition: Condition | None, like: Examples | None) -> 
         if condition is None:
             raise ValueError("the model is told nothing: leave out whose conditions its images are to have")
         cond = condition.told(column(like, condition.column))
-        if bool(condition.untold(cond).any()):
-            raise ValueError("some of the rows that images are to be like tell nothing: name rows that all do")
+        if bool(condition.untold(cond).all()):
+            raise ValueError("the rows that images are to be like tell nothing: name others")
         return cond
     if stage.labels:
         if not isinstance(condition, Labels) or max(stage.labels) >= condition.classes:

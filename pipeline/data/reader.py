@@ -134,7 +134,7 @@ class InMemory(Reader):
             yield Rows(index, self.examples.images[index], {name: values[index] for name, values in held.items()})
 
     def moments(self) -> tuple[Tensor, float]:
-        """The mean image and the root mean square around it, of all rows, a few of which are held as numbers at a time."""
+        """The mean image and the root mean square around it, of all rows; few are held as numbers at a time."""
         import torch
 
         n, parts = len(self), [range(first, min(first + AT_ONCE, len(self))) for first in range(0, len(self), AT_ONCE)]

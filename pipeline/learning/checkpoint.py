@@ -21,6 +21,7 @@ from torch import Tensor
 from pipeline.learning.state import State
 
 log = logging.getLogger("kintsugi")
+REPLACED = ".replaced-"
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -75,6 +76,9 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         folder = Path(self.folder)
+        for aside in folder.glob(f"{REPLACED}*") if folder.is_dir() else ():  # a crash came between two renames
+            place = folder / aside.name.removeprefix(REPLACED)
+            shutil.rmtree(aside) if place.exists() else os.replace(aside, place)
         names = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else ()
         return sorted(names, key=lambda p: p.name, reverse=True)
 
@@ -107,12 +111,9 @@ def write(place: str | os.PathLike[str], tensors: dict[str, Tensor], meta: dict[
     (aside / MANIFEST).write_bytes(_render(hashes))
     for name in (TENSORS, NUMBERS, MANIFEST, "."):
         _sync(aside / name)
-    old = place.with_name(f".replaced-{place.name}")
+    old = place.with_name(f"{REPLACED}{place.name}")
     shutil.rmtree(old, ignore_errors=True)
-    if place.exists():  # a folder cannot be renamed over another
-        if flaw(place) is None:  # of the same moment, and whole: there may be no other
-            shutil.rmtree(aside)
-            return
+    if place.exists():  # a folder cannot be renamed over another; between the two renames the old one is found aside
         os.replace(place, old)
     os.replace(aside, place)
     shutil.rmtree(old, ignore_errors=True)

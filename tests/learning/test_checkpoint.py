@@ -247,6 +247,28 @@ def test_going_back_replaces_damaged_futures_and_refuses_whole_ones(two):
     assert store.latest()[1]["step"] == 7
 
 
+def test_the_only_checkpoint_survives_a_crash_while_it_is_replaced(tmp_path, monkeypatch):
+    """Between the renames of the old one aside and of the new one into its place."""
+    store, state = Checkpoints(tmp_path, keep=1), State.create(build(width=2))
+    state.images = 15
+    store.save(state)
+    real, calls = os.replace, []
+
+    def crashing(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", crashing)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(state)
+    monkeypatch.undo()
+    assert store.latest()[1]["images"] == 15
+    store.save(state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000000015"]
+
+
 def test_another_model_is_refused_and_shared_weights_are_saved(two, tmp_path):
     store, _, newer = two
     with pytest.raises(ValueError, match="of another model"):
