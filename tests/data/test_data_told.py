@@ -196,14 +196,14 @@ def test_a_row_that_cannot_be_told_is_named_before_anything_is_trained(data, tmp
     bad = stored(Place(str(tmp_path)), labels)
     with pytest.raises(ValueError, match=f"image 'id-{at}' in .* of corrupt/abc has {says} .* from 0 to 2"):
         taught([data, bad], network(Labels(CLASSES)), here(tmp_path))
-    assert taught([data], network(Labels(CLASSES)), here(tmp_path)) == 0
-    assert taught([bad], network(None), here(tmp_path)) == 0
+    assert taught([data], network(Labels(CLASSES)), here(tmp_path)) == {}
+    assert taught([bad], network(None), here(tmp_path)) == {}
 
 
 @pytest.mark.parametrize("condition", KINDS.values(), ids=KINDS)
 def test_rows_of_which_nothing_is_told_are_counted_and_all_of_them_are_refused(data, tmp_path, caplog, condition):
     some = stored(Place(str(tmp_path / "some")), np.where(np.arange(N) < 7, -1, LABELS))
-    assert taught([data, some], network(condition), here(tmp_path)) == 7
+    assert taught([data, some], network(condition), here(tmp_path)) == {"untold": 7}
     assert f"7 of {2 * N} images have no" in caplog.text
     none = stored(Place(str(tmp_path / "none")), np.full(N, -1))
     with pytest.raises(ValueError, match=r"no row has a (label|caption|embedding), of which the network is told"):
