@@ -13,7 +13,7 @@ import torch
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.bands import Allowed, banded
-from pipeline.data.hiding import Hidden, check_coverage, visible_moments
+from pipeline.data.hiding import Hidden, check_coverage, visible_moments, warn_of_pairs
 from pipeline.data.reader import OPERATOR
 from pipeline.diffusion.filling import Ask, Filling
 from pipeline.diffusion.precond import EDM
@@ -103,6 +103,7 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
         floors.append(0.0)
     total, square, number = visible_moments(parts)
     check_coverage(number)
+    warn_of_pairs(parts)
     centre = total / number
     variance = float((square / number - centre**2).mean()) - sum(
         floor**2 * len(part) for floor, part in zip(floors, parts, strict=True)

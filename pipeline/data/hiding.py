@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
 
+log = logging.getLogger("kintsugi")
 MASK = "mask"
+WIDEST, LOOKED = 4096, 2048  # pixels of an image, and rows, that are looked at for pairs
 NAMED = 8  # pixels that a message names
 
 
@@ -86,6 +89,29 @@ def check_coverage(count: np.ndarray) -> None:
         raise ValueError(
             f"no row shows {len(never)} of the {count[0].size} pixels, at {named}{more}: what is there cannot be "
             "learned, so add rows that show it, or crop it away"
+        )
+
+
+def warn_of_pairs(readers: Sequence[Hidden]) -> None:
+    """Warns where two pixels are shown together by none of the rows that are looked at.
+
+    Of images of more than `WIDEST` pixels nothing is said.
+    """
+    pixels = int(np.prod(readers[0].shape[1:]))
+    if pixels > WIDEST:
+        return
+    met = np.zeros((pixels, pixels), np.float32)
+    for each in readers:
+        most = min(LOOKED, len(each))
+        for rows in each.spans(0, ((first, min(256, most - first)) for first in range(0, most, 256))):
+            seen = rows.columns[MASK].max(1).reshape(len(rows), -1).astype(np.float32)
+            met += seen.T @ seen
+    alone = np.argwhere(np.triu(met == 0))
+    if len(alone):
+        first = " and ".join(str(tuple(int(k) for k in np.unravel_index(i, readers[0].shape[1:]))) for i in alone[0])
+        log.warning(
+            "%d of %d pairs of pixels are shown together by no row, such as %s: how they go together is not learned",
+            *(len(alone), pixels * (pixels + 1) // 2, first),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.data.augment import Augment
-from pipeline.data.hiding import Hidden, check_coverage, visible_moments
+from pipeline.data.hiding import Hidden, check_coverage, visible_moments, warn_of_pairs
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.denoiser import expand
@@ -213,6 +213,18 @@ def test_pixels_that_no_row_shows_are_named():
     with pytest.raises(ValueError, match=r"no row shows 2 of the 16 pixels, at \(0, 1\), \(3, 3\): "):
         check_coverage(visible_moments([Hidden(rows(fixed), fixed)])[2])
     check_coverage(visible_moments([Hidden(rows(fixed), fixed), Hidden(rows(PixelMask(0.1)), None)])[2])
+
+
+def test_pixels_that_are_never_shown_together_are_warned_of(caplog):
+    """Halves that each row shows one of cover all pixels, and no row says how the halves go together."""
+    left, right = FixedMask(("1100",) * 4), FixedMask(("0011",) * 4)
+    halves = [Hidden(rows(half), half) for half in (left, right)]
+    check_coverage(visible_moments(halves)[2])
+    warn_of_pairs(halves)
+    assert "64 of 136 pairs of pixels are shown together by no row, such as (0, 0) and (0, 2)" in caplog.text
+    caplog.clear()
+    warn_of_pairs([*halves, Hidden(rows(PixelMask(0.1)), PixelMask(0.1))])
+    assert not caplog.text
 
 
 def test_what_cuts_is_no_mask():
