@@ -125,17 +125,19 @@ def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, d
     parts: list[Part] = []
     for told, data in zip(stage.rows, sets, strict=True):
         more = () if told.noise is not None else (OPERATOR + SIGMA,)
-        told_noise(Manifest.open(data.file), data.address, told.noise)
+        told_noise(Manifest.open(data.file), data, told.noise)
         rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
         parts += divided(rows, told, data, stage.objective) if more else [whole(rows, told, stage.objective)]
     model = None if start is None else unpack(start.read, device, Preconditioned)
     return course(parts, stage, model, device)
 
 
-def told_noise(rows: Manifest, address: str, noise: float | None) -> None:
+def told_noise(rows: Manifest, data: Artifact, noise: float | None) -> None:
     """Raises ValueError where rows each say how much noise they hold and something else is said of them."""
     if noise is not None and SIGMA in rows.more.get("damage", []):
-        raise ValueError(f"the rows of {address} each say how much noise they hold: leave out noise, which is {noise}")
+        raise ValueError(
+            f"the rows of {data.address} each say how much noise they hold: leave out noise, which is {noise}"
+        )
 
 
 def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:

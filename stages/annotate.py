@@ -75,7 +75,7 @@ class Annotate(Stage):
     def run(self, at: Context) -> None:
         data = at.open(self.data)
         told = Manifest.open(data.file)
-        check_whole(told, data.address)
+        check_whole(told, data)
         load = partial(_load, at.open(self.telltale))
         found: list[float] = []
         make, pieces = partial(_annotate, self, data), told.filled().tolist()

@@ -65,8 +65,8 @@ class Denoise(Stage):
     def run(self, at: Context) -> None:
         data = at.open(self.data)
         told = Manifest.open(data.file)
-        check_whole(told, data.address)
-        told_noise(told, data.address, self.noise)
+        check_whole(told, data)
+        told_noise(told, data, self.noise)
         if self.unless is not None and at.open(self.unless).json("proximal.json")["over"]:
             Manifest.of([], told.shape, "float16").write(at.out)
             return

@@ -245,7 +245,7 @@ def opened(data: Artifact, memory: float, columns: tuple[str, ...] = (), masked:
     """
     manifest, most = Manifest.open(data.file), int(memory * 2**30)
     if not masked:
-        check_whole(manifest, data.address)
+        check_whole(manifest, data)
     if manifest.rows * math.prod(manifest.shape) * np.dtype(manifest.dtype).itemsize <= most:
         return InMemory(load(data), columns)
     return Streamed(data.place, manifest, columns, most)

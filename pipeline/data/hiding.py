@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.artifact import Artifact
 from pipeline.data.damaged import EMBEDDING, HIDES
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
@@ -115,10 +116,10 @@ def warn_of_pairs(readers: Sequence[Hidden]) -> None:
         )
 
 
-def check_whole(rows: Manifest, address: str) -> None:
+def check_whole(rows: Manifest, data: Artifact) -> None:
     """Raises ValueError where rows are seen through masks, which they arrived with or got here."""
     if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
         raise ValueError(
-            f"the rows of {address} are seen through masks, and what is hidden would be learned as grey: take whole "
+            f"the rows of {data.address} are seen through masks, and what is hidden would be learned as grey: take whole "
             "ones, or the recipe em, or ambient_masks, which draws its masks itself"
         )

@@ -74,7 +74,7 @@ def trained(here, tmp_path):
 def test_rows_that_were_masked_here_are_refused_as_those_that_arrived_so(case, full, trained):
     made = step(Corrupt(step(Ingest(source_of(full), SHAPE)), Part(0, 12), OURS[case]))
     for data in (made, step(Worsen(made, Symmetric(0.5, 4))), step(Corrupt(made, Part(0, 8)))):
-        with pytest.raises(ValueError, match=r"the rows of \w+/\w+ are seen through masks, .* as grey: train on rows"):
+        with pytest.raises(ValueError, match=r"the rows of \w+/\w+ are seen through masks, .* as grey: take whole"):
             trained(data)
 
 

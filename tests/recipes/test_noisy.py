@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from stages.versus import Trial, Versus
 
 SHAPE, NOISE, ROWS = (1, 2, 2), 0.5, 11
 TINY = mlp.Config(width=8, blocks=1)
+IT: Any = SimpleNamespace(address="it")
 
 
 def of(recipe, **options) -> dict[str, graph.Step]:
@@ -314,12 +316,12 @@ def test_noise_is_a_fifth_unless_images_arrived_with_their_own():
 
 def test_rows_that_say_their_own_noise_are_not_told_another():
     own = Manifest.of([3], SHAPE, "float16", {"damage": ["sigma"]})
-    told_noise(own, "it", None)
+    told_noise(own, IT, None)
     with pytest.raises(ValueError, match=r"leave out noise, which is 0\.2"):
-        told_noise(own, "it", 0.2)
+        told_noise(own, IT, 0.2)
     for more in ({"damage": ["mask", "sigma"]}, {"hides": True}):
         with pytest.raises(ValueError, match="learned as grey"):
-            check_whole(Manifest.of([3], SHAPE, "float16", more), "it")
+            check_whole(Manifest.of([3], SHAPE, "float16", more), IT)
 
 
 def test_the_clean_images_have_the_share_that_is_asked_for_at_every_level():

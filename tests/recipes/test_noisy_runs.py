@@ -41,7 +41,8 @@ def test_a_toy_sfbd_goes_through_its_rounds_and_ends_with_the_best(one_ray, tmp_
     store = Store(str(tmp_path / "runs"))
     refs = {name: store.artifact(address) for name, address in store.refs().items()}
     told = refs["sfbd/round/2/proximal"].json("proximal.json")
-    chosen, best = (unpack(refs[f"sfbd/{at}"].read) for at in ("round", f"round/{told['round'] + 1}"))
+    nearest = f"round/{told['round']}" if told["round"] else "pretrained"
+    chosen, best = (unpack(refs[f"sfbd/{at}"].read) for at in ("round", nearest))
     for found, given in zip(chosen.state_dict().values(), best.state_dict().values(), strict=True):
         assert torch.equal(found, given)
     restored, noisy = (load(refs[f"sfbd/{at}"]) for at in ("round/1/restored", "data/noisy"))
