@@ -135,9 +135,7 @@ def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, d
 def told_noise(rows: Manifest, data: Artifact, noise: float | None) -> None:
     """Raises ValueError where rows each say how much noise they hold and something else is said of them."""
     if noise is not None and SIGMA in rows.more.get("damage", []):
-        raise ValueError(
-            f"the rows of {data.address} each say how much noise they hold: leave out noise, which is {noise}"
-        )
+        raise ValueError(f"the rows of {data.address} each say their own noise: leave out noise, which is {noise}")
 
 
 def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:

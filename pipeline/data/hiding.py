@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.artifact import Artifact
 from pipeline.data.damaged import EMBEDDING, HIDES
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
@@ -19,6 +19,13 @@ log = logging.getLogger("kintsugi")
 MASK = "mask"
 WIDEST, LOOKED = 4096, 2048  # pixels of an image, and rows, that are looked at for pairs
 NAMED = 8  # pixels that a message names
+
+
+class Addressed(Protocol):
+    """What lies in a store, for messages."""
+
+    @property
+    def address(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +123,10 @@ def warn_of_pairs(readers: Sequence[Hidden]) -> None:
         )
 
 
-def check_whole(rows: Manifest, data: Artifact) -> None:
+def check_whole(rows: Manifest, data: Addressed) -> None:
     """Raises ValueError where rows are seen through masks, which they arrived with or got here."""
     if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
         raise ValueError(
-            f"the rows of {data.address} are seen through masks, and what is hidden would be learned as grey: take whole "
-            "ones, or the recipe em, or ambient_masks, which draws its masks itself"
+            f"the rows of {data.address} are seen through masks, and what is hidden would be learned as grey: take "
+            "whole ones, or the recipe em, or ambient_masks, which draws its masks itself"
         )
