@@ -98,12 +98,17 @@ def bars(
     """One horizontal bar a name, with its number and, where there are any, the ends of its interval."""
     figure = _figure(height=0.6 + 0.42 * len(values))
     axes = figure.add_subplot()
-    drawn = axes.barh(list(values), list(values.values()), color="#4477aa")
+    axes.barh(list(values), list(values.values()), color="#4477aa")
     for row, (name, value) in enumerate(values.items()):
         low, high = (ends or {}).get(name, (None, None))
+        end = value
         if low is not None and high is not None:
             axes.errorbar(value, row, xerr=[[value - low], [high - value]], color="black", capsize=3, linewidth=1)
-    axes.bar_label(drawn, fmt="%.3f", padding=3, fontsize=9)
+            end = high if value >= 0 else low
+        side, pad = ("left", 4) if value >= 0 else ("right", -4)
+        axes.annotate(
+            f"{value:.3f}", (end, row), (pad, 0), textcoords="offset points", ha=side, va="center", fontsize=9
+        )
     axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(x_label)
