@@ -87,10 +87,10 @@ class Judge(Stage):
         near, learned = self._nearest(eye, found, at)
         compared = tasks.each(partial(_compared, self.judging, found[0]), found[1:], at)
         said: dict[str, Any] = {"numbers": {}, "cards": {}, "lacking": {}}
-        if near:
+        if near and self.learned is not None:
             said["held_out"] = _shown(memorised(near[0])[0])
             names = [HELD_OUT, *(one.name for one in self.drawn)]
-            said["nearest"] = self._pictures([reference, *samples], rows, near, names, at)
+            said["nearest"] = _pictures(at.open(self.learned), [reference, *samples], rows, near, names, at)
         card = told(made, self.judging.features)
         for i, (numbers, lacking) in enumerate(compared):
             who, mine = self.drawn[i].name, near[i + 1] if near else None
@@ -109,20 +109,6 @@ class Judge(Stage):
         at.tracker.metrics(flat(said), at=0)
         at.tracker.card("judgement", said)
 
-    def _pictures(
-        self, sets: list[Artifact], rows: list[np.ndarray], near: list[Nearest], names: list[str], at: Context
-    ) -> dict[str, Any]:
-        """{"file", "ratios"} of each set by name: the rows closest to a learned image, and that image below each."""
-        assert self.learned is not None
-        learned, told = at.open(self.learned), {}
-        closest = [one.ratio.argsort(stable=True)[:SHOWN] for one in near]
-        items = [(data, mine[k], one.row[k].numpy()) for data, mine, one, k in zip(sets, rows, near, closest)]
-        for i, png in tasks.each(partial(_picture, learned), list(enumerate(items)), at):
-            at.out.write(f"nearest-{i:02d}.png", png)
-            ratios = near[i].ratio[closest[i]].tolist()
-            told[names[i]] = {"file": f"nearest-{i:02d}.png", "ratios": ratios}
-        return {name: told[name] for name in names}
-
     def _nearest(self, eye: Eye, found: Sequence[Described], at: Context) -> tuple[list[Nearest], int | None]:
         """Of the kept rows of each set among all learned images, and how many those are."""
         if self.learned is None:
@@ -136,6 +122,20 @@ class Judge(Stage):
             near += part
         parts = [near.similarity.split(sizes), near.distances.split(sizes), near.row.split(sizes)]
         return [Nearest(*one) for one in zip(*parts, strict=True)], Manifest.open(learned.file).rows
+
+
+def _pictures(
+    learned: Artifact, sets: list[Artifact], rows: list[np.ndarray], near: list[Nearest], names: list[str], at: Context
+) -> dict[str, Any]:
+    """{"file", "ratios"} of each set by name: the rows closest to a learned image, and that image below each."""
+    told = {}
+    closest = [one.ratio.argsort(stable=True)[:SHOWN] for one in near]
+    items = [(data, mine[k], one.row[k].numpy()) for data, mine, one, k in zip(sets, rows, near, closest)]
+    for i, png in tasks.each(partial(_picture, learned), list(enumerate(items)), at):
+        at.out.write(f"nearest-{i:02d}.png", png)
+        ratios = near[i].ratio[closest[i]].tolist()
+        told[names[i]] = {"file": f"nearest-{i:02d}.png", "ratios": ratios}
+    return {name: told[name] for name in names}
 
 
 def flat(judgement: dict[str, Any]) -> dict[str, float]:

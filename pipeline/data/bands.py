@@ -84,7 +84,7 @@ def cells(allowed: Sequence[Allowed], levels: Levels) -> tuple[Cell, ...]:
 class Annotated(Reader):
     """Rows that say how much noise they hold and between which quantiles of the levels they are looked at.
 
-    The columns "floor", "low" and "high" (B,) float32 come along; `floors` (N,) are the rows' own, or one for all.
+    The columns "floor", "low" and "high" (B,) float64 come along; `floors` (N,) are the rows' own, or one for all.
     """
 
     rows: Reader

@@ -13,6 +13,8 @@ D_y = D + σ² ∇ₓ log p(y | x). The three differ in what they take p(y | x) 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from pipeline.physics.linear import LinearMap
 from pipeline.physics.solve import conjugate_gradients
 
 
-class _Guided:
+class _Guided(ABC):
     """What the three share: rows y (B, *out) of the images x (B, *in), in the same order, and a bound."""
 
     def __init__(self, D: Denoiser, A: LinearMap, y: Tensor, noise: float | Tensor, bound: float | None) -> None:
@@ -44,9 +46,9 @@ class _Guided:
 
     exact = True
 
+    @abstractmethod
     def pull(self, wrong: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         """−∂ log p(y | x)/∂(A D) (B, *out) of what is wrong, y − A D; σ is shaped (B, 1, ...)."""
-        raise NotImplementedError
 
 
 class DPS(_Guided):

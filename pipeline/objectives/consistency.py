@@ -50,9 +50,17 @@ class Consistent(Ambient):
                 "and a level above 0, a share within (0, 1] and a step at least"
             )
 
+    @property
+    def every(self) -> int:
+        """Of so many rows one is followed."""
+        return round(1 / self.share)
+
     def draw(self, batch: Batch, key: Key) -> Draws:
-        """White noise, that of both paths' steps, and how far down they go."""
+        """White noise, that of both paths' steps, how far down they go, and which rows are followed."""
         drawn = super().draw(batch, key) | {"depth": batch.uniform(key.fold("depth"))}
+        # By their place in the global batch, whatever pieces it comes in.
+        every = torch.arange(len(batch), device=batch.x.device)
+        drawn["followed"] = every[-batch.offset % self.every :: self.every]
         for path in range(2):
             drawn |= {f"path.{path}.{k}": batch.normal(key.fold("path", path, k)) for k in range(self.steps)}
         return drawn
@@ -62,8 +70,7 @@ class Consistent(Ambient):
         x, known = self.noised(batch, sigma, drawn)
         guess = D(x, sigma, batch.cond)
         found = self.judged(guess, x, known, batch, sigma)
-        every = round(1 / self.share)
-        at = torch.arange(len(batch), device=x.device)[-batch.offset % every :: every]  # by place in the global batch
+        at, every = drawn["followed"], self.every
         if not len(at):
             return Loss(found.each, found.scalars | {"consistency": torch.zeros_like(found.each).mean()})
         t, cond = sigma[at], None if batch.cond is None else batch.cond[at]
