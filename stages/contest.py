@@ -26,6 +26,16 @@ class Contest(ABC):
     test: Step
     census: Step
     seed: int
+    unharmed: Step | None  # all originals, where they are known
+
+    @property
+    def originals(self) -> Step:
+        """All images before they were harmed. Raises ValueError where nobody has them."""
+        if self.unharmed is None:
+            raise ValueError(
+                "these images arrived harmed and nobody knows them otherwise: leave out what needs them so"
+            )
+        return self.unharmed
 
     @property
     @abstractmethod

@@ -78,13 +78,6 @@ class NoisySets(Contest):
         return self.noise
 
     @property
-    def originals(self) -> Step:
-        """All images before they were made noisy. Raises ValueError where nobody has them."""
-        if self.unharmed is None:
-            raise ValueError("these images arrived noisy and nobody knows them clean: leave out what needs them so")
-        return self.unharmed
-
-    @property
     def given(self) -> dict[str, Step | None]:
         return {"clean": self.clean, "noisy": self.noisy}
 

@@ -36,13 +36,6 @@ class SeenSets(Contest):
     seed: int
 
     @property
-    def originals(self) -> Step:
-        """All rows' images, whole. Raises ValueError where nobody has them."""
-        if self.unharmed is None:
-            raise ValueError("these images arrived damaged and nobody knows them whole: leave out --ceiling")
-        return self.unharmed
-
-    @property
     def given(self) -> dict[str, Step | None]:
         return {"seen": self.rows}
 

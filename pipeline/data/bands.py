@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.mix import Mixed
-from pipeline.data.reader import Reader, Rows
+from pipeline.data.reader import Reader, Rows, Telling
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
 from pipeline.objectives.objective import Batch
@@ -81,13 +81,12 @@ def cells(allowed: Sequence[Allowed], levels: Levels) -> tuple[Cell, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated(Reader):
+class Annotated(Telling):
     """Rows that say how much noise they hold and between which quantiles of the levels they are looked at.
 
     The columns "floor", "low" and "high" (B,) float64 come along; `floors` (N,) are the rows' own, or one for all.
     """
 
-    rows: Reader
     floors: np.ndarray | float
     low: float
     high: float
@@ -95,16 +94,6 @@ class Annotated(Reader):
     @property
     def columns(self) -> tuple[str, ...]:
         return (*self.rows.columns, FLOOR, LOW, HIGH)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def ids(self, index: Sequence[int]) -> list[str]:
-        return self.rows.ids(index)
 
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         for rows in self.rows.spans(seed, spans):

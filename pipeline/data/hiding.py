@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.data.damaged import EMBEDDING, HIDES
 from pipeline.data.manifest import Manifest
-from pipeline.data.reader import ENOUGH, OPERATOR, Reader, Rows
+from pipeline.data.reader import ENOUGH, OPERATOR, Rows, Telling
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
 
@@ -29,13 +29,12 @@ class Addressed(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Hidden(Reader):
+class Hidden(Telling):
     """Rows with a column "mask", bools (B, *shape), True where a pixel is seen; `seen` None: everywhere.
 
     Raises ValueError where `seen` changes an image's shape.
     """
 
-    rows: Reader
     seen: Corruption | None
 
     def __post_init__(self) -> None:
@@ -45,16 +44,6 @@ class Hidden(Reader):
     @property
     def columns(self) -> tuple[str, ...]:
         return (*(name for name in self.rows.columns if not _of_mask(name)), MASK)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def ids(self, index: Sequence[int]) -> list[str]:
-        return self.rows.ids(index)
 
     def spans(self, seed: int, spans: Iterable[tuple[int, int]]) -> Iterator[Rows]:
         for rows in self.rows.spans(seed, spans):
