@@ -34,7 +34,7 @@ from stages.ambient import Learned, TrainAmbient, course, divided, moments, told
 from stages.corrupt import load
 from stages.denoise import Denoise, _denoise
 from stages.noisy import Harm
-from stages.proximal import decide
+from stages.proximal import Chosen, decide
 from stages.recipes.ambient import ambient
 from stages.recipes.compare import ROUNDS, Method, compare, wanted
 from stages.recipes.memorisation import memorisation
@@ -119,6 +119,35 @@ def store(tmp_path, monkeypatch) -> Store:
 
     monkeypatch.setattr("pipeline.engine.shards.each", each)
     return Store(str(tmp_path / "store"))
+
+
+@dataclass(frozen=True)
+class Weights(Stage):
+    """Weights that can be told apart."""
+
+    number: int
+
+    def run(self, at: Context) -> None:
+        at.out.write("denoiser.json", f"described {self.number}")
+        at.out.write("weights.safetensors", f"weights {self.number}")
+
+
+@dataclass(frozen=True)
+class Best(Stage):
+    """Which of four rounds was the best."""
+
+    round: int
+
+    def run(self, at: Context) -> None:
+        at.out.write("proximal.json", json.dumps({"round": self.round, "rounds": 4, "over": True}))
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_the_model_of_the_best_round_is_chosen_not_the_last(store, best):
+    target = step(Chosen(tuple(step(Weights(k)) for k in range(4)), step(Best(best))))
+    found = made(target, store).artifact(target.address)
+    assert found.read("denoiser.json") == f"described {best}".encode()
+    assert found.read("weights.safetensors") == f"weights {best}".encode()
 
 
 @pytest.mark.parametrize("sampler", [Heun(steps=8), Ancestral(steps=8)])
@@ -347,17 +376,17 @@ class Measured(Stage):
     def run(self, at: Context) -> None:
         at.out.write("metrics.json", json.dumps({"denoising_error": self.error}))
         numbers = {"frechet": {"value": 2 * self.error}}
-        at.out.write("judgement.json", json.dumps({"numbers": dict.fromkeys("abc", numbers)}))
+        at.out.write("judgement.json", json.dumps({"numbers": dict.fromkeys("abcd", numbers)}))
 
 
 def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
-    errors = {"a": [1.0, 1.2, 1.1], "b": [0.7, 0.9, 0.6], "c": [0.5, 0.6, 0.4]}
+    errors = {"a": [1.0, 1.2, 1.1], "b": [0.7, 0.9, 0.6], "c": [0.5, 0.6, 0.4], "d": [2.0, 2.1, 2.2]}
     trials = []
     for method, values in errors.items():
         for seed, value in enumerate(values):
             found = step(Measured(value))
             trials.append(Trial(method, seed, found, step(Rows()), found, 100))
-    target = step(Versus("It", tuple(trials), ("a",), "c"))
+    target = step(Versus("It", tuple(trials), ("d", "a"), "c"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.versus._first", lambda data: b"")
         quiet = SimpleNamespace(metrics=lambda *a, **k: None, picture=lambda *a: None)
