@@ -162,6 +162,23 @@ def test_every_row_is_restored_once_and_the_same_in_any_batch(store, sampler):
     assert found[1].images.dtype == np.float16
 
 
+@pytest.mark.parametrize("sampler", [Heun(steps=8), Ancestral(steps=8)])
+def test_a_row_is_restored_by_its_id_and_its_own_noise_wherever_it_stands(sampler):
+    """In another order, in other batches."""
+    rows = noisy_rows()
+    own = np.linspace(0.05, 0.4, len(rows)).astype(np.float32)
+    rows = Examples.from_x(rows.ids, rows.x(), operator={"sigma": own})
+    data = SimpleNamespace(file=lambda _: None, address="rows")
+    turned, found = rows.take(range(len(rows))[::-1]), []
+    for stored, batch in ((rows, 256), (turned, 4)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stages.denoise.read_shard", lambda *_, stored=stored: stored)
+            asked = Denoise(step(Model()), step(Rows()), None, sampler, batch=batch)
+            found.append(_denoise(asked, data, 0, Law)[0])  # pyright: ignore[reportArgumentType]
+    assert found[1].ids == rows.ids[::-1]
+    np.testing.assert_allclose(found[1].images[::-1], found[0].images, atol=1e-3)
+
+
 def test_what_is_restored_is_the_end_of_the_path_from_the_noise():
     """For N(0, v) data the probability flow scales y by √(v/(v + s²))."""
     data = SimpleNamespace(file=lambda _: None, address="rows")
