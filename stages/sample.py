@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
+from stages.layers import known
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Sample(Stage):
                     f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
                     "or train it with fit.unconditional above 0"
                 )
-        made = cluster.call(at.scale, _sample, self, model, guide, like)
+        made = cluster.call(at.scale, _sample, replace(self, model=known(self.model)), model, guide, like)
         picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
