@@ -107,31 +107,42 @@ def test_draws_from_the_posterior_are_slower():
 def believed(start: float, S: float, noise: float, share: float, steps: int) -> list[float]:
     """What a model believes after every part that was restored anew, the oldest first, learning it at once."""
     y = torch.cat([exactly(S + noise**2, part, ROWS // PARTS) for part in range(PARTS)])
-    buffer, first = ends(GRID, start, y, noise), 0
+    fine = Heun(steps=60, sigma_min=1e-3, sigma_max=noise)
+    buffer, first = ends(fine, start, y, noise), 0
     found = [learned(buffer, S, share)]
     for _ in range(steps):
         first, count = turn(first, ROWS, 1 / PARTS)
-        buffer[first : first + count] = ends(GRID, found[-1], y[first : first + count], noise)
+        buffer[first : first + count] = ends(fine, found[-1], y[first : first + count], noise)
         found.append(learned(buffer, S, share))
         first = (first + count) % ROWS
     return found
 
 
+def errors(law: float, steps: int, parts: int = PARTS) -> np.ndarray:
+    """What is left of an error 1 after each step, by the law of a whole round and the parts' recursion."""
+    mean, buffer = [law], [1.0] * parts
+    for k in range(steps):
+        buffer[k % parts] = mean[-1]
+        mean.append(law * sum(buffer) / parts)
+    return np.array(mean)
+
+
+def root(law: float, parts: int = PARTS) -> float:
+    """λ."""
+    return max(z.real for z in np.roots([1.0, *[-law / parts] * parts]) if abs(z.imag) < 1e-9)
+
+
 @pytest.mark.parametrize(("S", "noise"), CASES)
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_restoring_the_oldest_part_comes_near_the_truth_at_its_rate(S, noise, share):
-    eps, steps = 0.01 * S, 4 * PARTS
-    above, below = (np.array(believed(S + sign * eps, S, noise, share, steps)) for sign in (1, -1))
-    error = (above - below) / (2 * eps)
-    law = rate(GRID, S, noise, share)  # a round's, which is what is derived (see above)
-    roots = np.roots([1.0, *[-law / PARTS] * PARTS])
-    (root,) = (float(z.real) for z in roots if abs(z.imag) < 1e-9 and z.real > 0)
-    assert error[-1] / error[-1 - PARTS] == pytest.approx(root**PARTS, rel=0.02)
-    assert root < 1 - (1 - law) / PARTS, "parts at random: 1 − (1 − ρ)/P"
+    eps, law = 0.01 * S, (1 - share) * (1 - S / (S + noise**2))
+    above, below = (np.array(believed(S + sign * eps, S, noise, share, 2 * PARTS)) for sign in (1, -1))
+    assert (above - below) / (2 * eps) == pytest.approx(errors(law, 2 * PARTS), rel=0.02)
+    late = errors(law, 40 * PARTS)
+    assert late[-1] / late[-2] == pytest.approx(root(law), rel=1e-3)
+    assert root(law) < 1 - (1 - law) / PARTS, "as fast as parts at random would be: 1 − (1 − ρ)/P"
 
 
 def test_the_oldest_first_is_twice_as_fast_as_rounds_of_as_many_rows_where_both_are_slow():
     """P parts are as many rows as a round, whose error falls by 1 − ρ; λᴾ comes near 1 − 2 (1 − ρ)."""
-    law, parts = 0.999, 200
-    root = max(np.roots([1.0, *[-law / parts] * parts]).real)
-    assert 1 - root**parts == pytest.approx(2 * (1 - law), rel=0.01)
+    assert 1 - root(0.999, 200) ** 200 == pytest.approx(2 * (1 - 0.999), rel=0.01)
