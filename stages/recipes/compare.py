@@ -92,16 +92,17 @@ def compare(
         fit: how it is trained; `fit.images` is what each method sees in all, over all rounds.
     """
     chosen = wanted(methods)
-    if any(method in ROUNDS or method is Method.ONLINE for method in chosen) and not alike(backbone, clean_backbone):
+    if {*chosen} & {*ROUNDS, Method.ONLINE} and not alike(backbone, clean_backbone):
         raise ValueError("rounds go on from a model of clean images: give both backbones alike, but for dropout")
     if seeds < 1 or rounds < 1 or not 0 < early < 1:
         raise ValueError(f"seeds is {seeds}, rounds {rounds}, early {early}: give at least 1 of each, early in (0, 1)")
     first = replace(fit, images=max(fit.batch, round(early * fit.images)))
     each = replace(fit, images=max(fit.batch, (fit.images - first.images) // rounds))
-    one, trials = replace(scale, workers=1), []
+    one, trials, looked = replace(scale, workers=1), [], []
     for n in range(seed, seed + seeds):
         sets = noisy_sets(images, harm, n)
         at = f"seed {n}"
+        looked.append(sets.census)
         begun: list[Step] = []
 
         def start(sets: NoisySets = sets, at: str = at, begun: list[Step] = begun) -> Step:
@@ -127,7 +128,7 @@ def compare(
     names = [method.value for method in chosen]
     against = tuple(name for name in ("clean_early", "clean_only") if name in names) or tuple(names[:1])
     ceiling = "all_clean" if "all_clean" in names and "all_clean" not in against else None
-    return step(Versus("Methods for noisy images", tuple(trials), against, ceiling), "report")
+    return step(Versus("Methods for noisy images", tuple(trials), against, ceiling, tuple(looked)), "report")
 
 
 def alike(backbone: Backbone, other: Backbone) -> bool:
