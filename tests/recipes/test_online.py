@@ -21,7 +21,8 @@ from pipeline.diffusion.precond import Preconditioned
 from pipeline.diffusion.sample import Heun
 from pipeline.graph import Context, Stage, step
 from pipeline.keys import Key
-from pipeline.learning.checkpoint import run_from
+from pipeline.learning.checkpoint import Checkpoints, run_from
+from pipeline.learning.course import Course
 from pipeline.learning.optim import AdamW, Cosine
 from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.weights import pack
@@ -103,6 +104,29 @@ def test_a_course_in_parts_is_the_course_to_the_bit_where_what_is_restored_stays
     assert tensors.keys() == want.keys()
     assert all(torch.equal(tensors[key], want[key]) for key in want)
     assert plain.read("weights.safetensors") == parts.read("weights.safetensors")
+
+
+def test_a_part_that_was_interrupted_goes_on_from_its_own_checkpoint(run, tmp_path):
+    """Not from where the part before ended, which it also has at hand."""
+    fit, rows = divided(FIT, 4), (Learned(NOISY, NOISE),)
+    first = step(TrainAmbient(rows, TINY, fit, 3, keep=True))
+    second = TrainAmbient(rows, TINY, fit, 3, onward=first, keep=True)
+    whole = state_of(run(step(second)))
+
+    def opened() -> Course:
+        return second.make(lambda data: run(data))(torch.device("cpu"))
+
+    cut = opened()
+    cut.begin()
+    cut.clock = replace(cut.clock, images=cut.state.images + 2 * fit.batch)
+    Checkpoints(tmp_path / "kept").save(cut.run())
+    again = opened()
+    assert Checkpoints(tmp_path / "kept").restore(again.state)
+    again.begin()
+    assert again.state.images == fit.images + 2 * fit.batch
+    again.run()
+    assert again.state.meta() == whole[1]
+    assert all(torch.equal(tensor, whole[0][key]) for key, tensor in again.state.tensors().items())
 
 
 def test_a_part_that_was_not_kept_cannot_be_gone_on_from(run):
