@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data.damaged import EMBEDDING
 from pipeline.data.hiding import check_whole
@@ -87,10 +88,10 @@ def loaded(model: Artifact, shape: tuple[int, ...]) -> Network:
 
 
 def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Network]) -> tuple[Examples, Report]:
-    return restored(stage, read_shard(data.file(name(piece)), name(piece)), model(), data), {}
+    return denoised(stage, read_shard(data.file(name(piece)), name(piece)), model(), data), {}
 
 
-def restored(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Examples:
+def denoised(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Examples:
     """Rows of a set, denoised as the stage says; a row's outcome does not depend on those beside it."""
     device = next(D.parameters()).device
     if stage.noise is None and SIGMA not in rows.operator:
@@ -102,7 +103,11 @@ def restored(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Exam
         keys = [Key(stage.seed).fold("denoise", rows.ids[k]) for k in at]
         cond = None if told is None else told[at].to(device)
         done.append(stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys).cpu())
-    found = torch.cat(done)
+    return restored(rows, torch.cat(done))
+
+
+def restored(rows: Examples, found: Tensor) -> Examples:
+    """What became of rows, under their ids. Raises ValueError: some of it is not finite, which is named."""
     sound = found.flatten(1).isfinite().all(1)
     if not bool(sound.all()):
         wrong = [rows.ids[k] for k in (~sound).nonzero().flatten()[:3].tolist()]

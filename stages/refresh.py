@@ -28,7 +28,7 @@ from pipeline.metrics.kernel import mmd2
 from pipeline.store import Artifact
 from stages.ambient import told_noise
 from stages.corrupt import Part, load
-from stages.denoise import Denoise, loaded, restored
+from stages.denoise import Denoise, denoised, loaded
 from stages.layers import KEPT, TURN, Layer, in_front, known, layers
 
 LEAST = 8  # at least one of so many rows tried takes its place, however little better they are
@@ -123,7 +123,7 @@ def _some(
     places = chosen.places(ids)
     if not len(places):
         return None, {}
-    return restored(asked, read_shard(data.file(name(piece)), name(piece)).take(places), model(), data), {}
+    return denoised(asked, read_shard(data.file(name(piece)), name(piece)).take(places), model(), data), {}
 
 
 def _compared(asked: Denoise, new: Examples, old: list[Artifact], data: Artifact) -> dict[str, Any]:
