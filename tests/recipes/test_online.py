@@ -15,6 +15,7 @@ import torch
 from pipeline import graph
 from pipeline.backbones import mlp
 from pipeline.data.manifest import Manifest, name
+from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
 from pipeline.diffusion.precond import Preconditioned
@@ -27,12 +28,13 @@ from pipeline.learning.optim import AdamW, Cosine
 from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.weights import pack
 from pipeline.store import Store
-from stages.ambient import Learned, TrainAmbient
+from stages.ambient import Learned, TrainAmbient, whole
 from stages.denoise import Denoise
 from stages.layers import in_front, layers
 from stages.noisy import Harm
 from stages.online import Online, divided
 from stages.recipes.online import online
+from stages.recipes.sfbd import sfbd
 from stages.refresh import Refresh, turn, worth
 from stages.rounds import Rounds, images_seen
 from stages.train import Fit
@@ -90,8 +92,8 @@ def test_a_course_in_parts_is_the_course_to_the_bit_where_what_is_restored_stays
     """Weights, average, moments, clock, order, noise, dropout and rate: none knows that it was cut."""
     buffer = step(Refresh(ASKED))
     rows = lambda data: (Learned(NOISY, NOISE), Learned(data, factor=0.5))  # noqa: E731
-    whole = replace(FIT, cosine=False, optim=replace(FIT.optim, schedule=Cosine(FIT.images)))
-    once = run(step(TrainAmbient(rows(buffer), TINY, whole, 3, FIRST, keep=True)))
+    long = replace(FIT, cosine=False, optim=replace(FIT.optim, schedule=Cosine(FIT.images)))
+    once = run(step(TrainAmbient(rows(buffer), TINY, long, 3, FIRST, keep=True)))
     plain = run(step(TrainAmbient(rows(buffer), TINY, FIT, 3, FIRST)))
     part, model = TrainAmbient(rows(buffer), TINY, divided(FIT, 4), 3, FIRST, keep=True), None
     for k in range(4):
@@ -111,7 +113,7 @@ def test_a_part_that_was_interrupted_goes_on_from_its_own_checkpoint(run, tmp_pa
     fit, rows = divided(FIT, 4), (Learned(NOISY, NOISE),)
     first = step(TrainAmbient(rows, TINY, fit, 3, keep=True))
     second = TrainAmbient(rows, TINY, fit, 3, onward=first, keep=True)
-    whole = state_of(run(step(second)))
+    want = state_of(run(step(second)))
 
     def opened() -> Course:
         return second.make(lambda data: run(data))(torch.device("cpu"))
@@ -125,8 +127,8 @@ def test_a_part_that_was_interrupted_goes_on_from_its_own_checkpoint(run, tmp_pa
     again.begin()
     assert again.state.images == fit.images + 2 * fit.batch
     again.run()
-    assert again.state.meta() == whole[1]
-    assert all(torch.equal(tensor, whole[0][key]) for key, tensor in again.state.tensors().items())
+    assert again.state.meta() == want[1]
+    assert all(torch.equal(tensor, want[0][key]) for key, tensor in again.state.tensors().items())
 
 
 def test_a_part_that_was_not_kept_cannot_be_gone_on_from(run):
@@ -214,6 +216,11 @@ def test_restored_images_come_to_count_as_much_as_clean_ones():
     factors = [{row.data.label: row.factor for row in found[f"online/{k}"].stage.rows} for k in range(1, 5)]
     assert [each[f"online/{k}/restored"] for k, each in enumerate(factors, 1)] == [0.125, 0.375, 0.625, 0.875]
     assert all(each["data/clean"] == 1.0 for each in factors)
+    rows = InMemory(Examples(("a", "b", "c"), np.zeros((3, *SHAPE), np.uint8)))
+    assert whole(rows, Learned(NOISY, factor=0.5), how.objective)[2].weight == 1.5
+    assert whole(rows, Learned(NOISY, weight=0.8, factor=0.5), how.objective)[2].weight == 0.4
+    learned = {n.label: n for n in graph.walk(sfbd(rounds=Rounds(most=3, ramp=2)))}
+    assert [learned[f"round/{k}"].stage.rows[1].factor for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
 
 
 def test_parts_go_on_from_one_another_and_restore_by_the_model_so_far():
