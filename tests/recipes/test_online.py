@@ -33,6 +33,7 @@ from stages.denoise import Denoise
 from stages.layers import in_front, layers
 from stages.noisy import Harm
 from stages.online import Online, divided
+from stages.probe import probe
 from stages.recipes.online import online
 from stages.recipes.sfbd import sfbd
 from stages.refresh import Refresh, turn, worth
@@ -240,6 +241,14 @@ def test_chains_of_any_length_reach_the_workers():
     """Python cannot pickle steps that need one another to a depth of hundreds."""
     found = {n.label: n for n in graph.walk(online(online=Online(refreshes=150)))}
     pickle.dumps(found["online/150"].stage.make(lambda data: data.address))
+
+
+def test_what_a_part_takes_can_be_estimated_before_anything_is_made(tmp_path):
+    found = {n.label: n for n in graph.walk(online(online=Online(refreshes=3), backbone=TINY, fit=FIT))}
+    store = Store(str(tmp_path / "store"))
+    taken = probe(found["online/3"], found["online/3"].stage, store, 4)
+    assert (taken.images, taken.batch, len(taken.seconds)) == (96, 16, 3)
+    assert not store.addresses()
 
 
 def test_a_toy_of_it_runs_from_end_to_end(run):
