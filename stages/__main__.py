@@ -44,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         os.environ["KINTSUGI_DEBUG"] = "1"
     try:
-        return _command(words)
+        code = _command(words)
+        sys.stdout.flush()  # what a pipe has to say of it, it says here
+        return code
+    except BrokenPipeError:  # whoever read what was printed has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this one stopped", 130, debug)
     except Exception as error:
