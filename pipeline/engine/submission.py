@@ -159,7 +159,7 @@ def answers(url: str) -> None:
 
 def refusal(url: str, error: BaseException) -> str:
     """What to do where the job server answers but does not let us in."""
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
     if "uthentication required" in said:
         return (
             f"the cluster at {url} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file it is in"
