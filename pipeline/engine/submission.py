@@ -166,6 +166,8 @@ def refusal(url: str, error: BaseException) -> str:
         )
     if "uthentication failed" in said:
         return f"the cluster at {url} refuses this token: see that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is the cluster's"
+    if "ray[default]" in said:
+        return "jobs are sent with ray[default]: pip install 'kintsugi[cluster]'"
     if os.environ.get("RAY_AUTH_MODE") == "token" and "oken" in said:
         return f"RAY_AUTH_MODE is token and no token is found ({said.rstrip('.')}): set RAY_AUTH_TOKEN_PATH"
     return f"what answers at {url} is no Ray job server ({said.rstrip('.')}): jobs are sent to the dashboard, port {PORT}"
