@@ -35,29 +35,30 @@ fi
 common=(--num-cpus="$cpus" --object-store-memory="${RAY_OBJECT_STORE:-500000000}" --block)
 head=127.0.0.2 # Ray would replace 127.0.0.1 by an address that others can reach
 
-started=()
+# A folder for each: they would unpack jobs over one another. Short, because sockets lie there.
+folder="$(mktemp -d "${RAY_TMPDIR:-/tmp}/kXXXXXX")" started=()
 finish() {
   trap '' INT TERM
   for ((i = ${#started[@]} - 1; i >= 0; i--)); do kill "${started[i]}" 2>/dev/null || true; done
   wait || true
+  rm -rf "$folder"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-ray start --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" "${common[@]}" >/dev/null &
-started+=($!)
-for ((i = 1; i < machines; i++)); do
-  until (exec 3<>"/dev/tcp/$head/$port") 2>/dev/null; do
-    kill -0 "${started[0]}" 2>/dev/null || { echo "several.sh: the head did not start" >&2; exit 1; }
+start() { # options of `ray start`; returns when the machine has joined
+  local log="$folder/log-${#started[@]}"
+  ray start "$@" "${common[@]}" --temp-dir="$folder/${#started[@]}" >"$log" 2>&1 &
+  started+=($!)
+  until grep -q "Ray runtime started" "$log"; do
+    kill -0 "${started[-1]}" 2>/dev/null || { cat "$log" >&2; exit 1; }
     sleep 0.2
   done
-  ray start --address="$head:$port" --node-ip-address="127.0.0.$((i + 2))" "${common[@]}" >/dev/null &
-  started+=($!)
-done
-until (exec 3<>"/dev/tcp/127.0.0.1/$dashboard") 2>/dev/null; do
-  kill -0 "${started[0]}" 2>/dev/null || { echo "several.sh: the head did not start" >&2; exit 1; }
-  sleep 0.2
+}
+start --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard"
+for ((i = 1; i < machines; i++)); do
+  start --address="$head:$port" --node-ip-address="127.0.0.$((i + 2))"
 done
 if [[ "$RAY_AUTH_MODE" == token ]]; then
   echo "export RAY_AUTH_MODE=token${RAY_AUTH_TOKEN_PATH:+ RAY_AUTH_TOKEN_PATH=$RAY_AUTH_TOKEN_PATH}"

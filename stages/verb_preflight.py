@@ -15,9 +15,8 @@ import tyro
 from pipeline import graph
 from pipeline.config import ConfigError, nearest
 from pipeline.engine.track import without_password
-from pipeline.graph import Step
-from pipeline.store import Store
 from stages.arguments import parse
+from stages.running import Asked, Common, ask
 
 WITH_STEPS = ("run", "search", "estimate")  # the verbs that work with what the whole cluster makes
 NOT_SENT = ("submit", "preflight")
@@ -44,17 +43,18 @@ def preflight(words: list[str]) -> int:
     here = checks.versions([name for name in wanted if name in checks.EXACT and name != "python"])
     if differing := checks.differences({name: wanted[name] for name in here if name in wanted}, here):
         raise ConfigError(f"versions differ: {', '.join(differing)}: {checks.CURE}")
+    found = _asked(command)
     start = time.monotonic()
     with cluster.connect():
         nodes = checks.Nodes()
         print(f"preflight: {checks.whereabouts(nodes)}", file=sys.stderr, flush=True)
         checks.check_versions(wanted, nodes, asked.any_version)
         said = ["versions match"]
-        if command and command[0] in WITH_STEPS and not _wants_help(command):
-            url = store_of(command)
-            checks.check_store(url, nodes)
-            uri = checks.check_tracking(Store(url))
-            checks.check_room(_steps(command), nodes)
+        if found is not None:
+            checks.check_store(store_of(command), nodes)
+            uri = checks.check_tracking(found.store)
+            missing = [node for node in graph.walk(found.target) if not found.store.has(node)]
+            checks.check_room(missing, nodes)
             said += ["all write and read the store", f"MLflow at {without_password(uri)}", "the steps have room"]
         print(f"preflight: {', '.join(said)} ({time.monotonic() - start:.1f} s)", file=sys.stderr, flush=True)
         return main(command) if command else 0
@@ -93,18 +93,14 @@ def value_of(command: Sequence[str], option: str) -> str | None:
     return found
 
 
-def _steps(command: Sequence[str]) -> list[Step]:
-    """What is missing and will be made. A search's trials differ in options, not in scale."""
+def _asked(command: Sequence[str]) -> Asked | None:
+    """What a command that makes steps will make: trials of a search differ from it in options, not in scale."""
     from stages.estimate import Options as Estimate
-    from stages.running import Common, ask
     from stages.verb_search import Options as Search
 
-    found = ask(command[0], list(command[1:]), {"search": Search, "estimate": Estimate}.get(command[0], Common))
-    return [] if found is None else [node for node in graph.walk(found.target) if not found.store.has(node)]
-
-
-def _wants_help(command: Sequence[str]) -> bool:
-    return any(word in ("-h", "--help") for word in command)
+    if not command or command[0] not in WITH_STEPS or {"-h", "--help"} & set(command):
+        return None
+    return ask(command[0], list(command[1:]), {"search": Search, "estimate": Estimate}.get(command[0], Common))
 
 
 def _versions(text: str) -> Mapping[str, str]:

@@ -50,7 +50,9 @@ class Submit:
     any_version: Annotated[bool, tyro.conf.arg(help="let packages other than Ray differ")] = False
     python: Annotated[str, tyro.conf.arg(help="the interpreter on the cluster")] = "python"
     follow: Annotated[str | None, tyro.conf.arg(help="the id of a job to watch again, instead of a command")] = None
-    dry_run: Annotated[bool, tyro.conf.arg(help="print the `ray job submit` that does the same, and send nothing")] = False
+    dry_run: Annotated[bool, tyro.conf.arg(help="print the `ray job submit` that does the same, and send nothing")] = (
+        False
+    )
 
 
 def submit(words: list[str]) -> int:

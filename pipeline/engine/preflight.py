@@ -133,11 +133,15 @@ def check_store(url: str, nodes: Nodes) -> None:
         wrote = nodes(_write, folder)
         if refused := {node: said for node, said in wrote.items() if isinstance(said, Failed)}:
             node, said = next(iter(refused.items()))
-            raise ValueError(f"{names[node]} cannot write the store {shown} ({said}): see to its rights and credentials")
+            raise ValueError(
+                f"{names[node]} cannot write the store {shown} ({said}): see to its rights and credentials"
+            )
         everything = {"driver", *names}
         for node, seen in nodes(_read, folder).items():
             if isinstance(seen, Failed):
-                raise ValueError(f"{names[node]} cannot read the store {shown} ({seen}): see to its rights and credentials")
+                raise ValueError(
+                    f"{names[node]} cannot read the store {shown} ({seen}): see to its rights and credentials"
+                )
             if missing := [names.get(other, "the job itself") for other in sorted(everything - set(seen))]:
                 raise ValueError(
                     f"the store {shown} is not shared: {names[node]} does not see what {_listed(missing)} wrote to it: "
@@ -194,7 +198,9 @@ def check_tracking(store: Store) -> str:
     except Exception as error:  # MLflow raises what its transports raise
         said = " ".join(str(error).split())[:200]
         shown = without_password(uri)
-        raise ValueError(f"MLflow at {shown} cannot be used ({without_password(said)}): see MLFLOW_TRACKING_URI") from error
+        raise ValueError(
+            f"MLflow at {shown} cannot be used ({without_password(said)}): see MLFLOW_TRACKING_URI"
+        ) from error
     return uri
 
 

@@ -113,8 +113,12 @@ def server(address: str | None = None) -> str:
     url = urlsplit(said if "://" in said else f"http://{said}")
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError(f"--address {without_password(said)} is no job server: give one such as http://head:{PORT}")
+    if url.password:
+        raise ValueError(f"--address {without_password(said)} holds a password, which logs would show: leave it out")
     if url.port == 6379:
-        raise ValueError(f"port 6379 is where machines join: jobs are sent to port {PORT} (http://{url.hostname}:{PORT})")
+        raise ValueError(
+            f"port 6379 is where machines join: jobs are sent to port {PORT} (http://{url.hostname}:{PORT})"
+        )
     return f"{url.scheme}://{url.netloc if url.port or url.scheme == 'https' else f'{url.netloc}:{PORT}'}"
 
 
@@ -140,7 +144,9 @@ def connect(url: str) -> Any:
         raise ValueError(refusal(shown, error)) from error
     there = client._server_ray_version
     if there != ray.__version__:
-        raise ValueError(f"the cluster at {shown} runs Ray {there} and this machine {ray.__version__}: install the same")
+        raise ValueError(
+            f"the cluster at {shown} runs Ray {there} and this machine {ray.__version__}: install the same"
+        )
     return client
 
 
@@ -161,16 +167,18 @@ def refusal(url: str, error: BaseException) -> str:
     """What to do where the job server answers but does not let us in."""
     said = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
     if "uthentication required" in said:
-        return (
-            f"the cluster at {url} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file it is in"
-        )
+        return f"the cluster at {url} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file it is in"
     if "uthentication failed" in said:
-        return f"the cluster at {url} refuses this token: see that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is the cluster's"
+        return (
+            f"the cluster at {url} refuses this token: see that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is the cluster's"
+        )
     if "ray[default]" in said:
         return "jobs are sent with ray[default]: pip install 'kintsugi[cluster]'"
     if os.environ.get("RAY_AUTH_MODE") == "token" and "oken" in said:
         return f"RAY_AUTH_MODE is token and no token is found ({said.rstrip('.')}): set RAY_AUTH_TOKEN_PATH"
-    return f"what answers at {url} is no Ray job server ({said.rstrip('.')}): jobs are sent to the dashboard, port {PORT}"
+    return (
+        f"what answers at {url} is no Ray job server ({said.rstrip('.')}): jobs are sent to the dashboard, port {PORT}"
+    )
 
 
 def submit(client: Any, job: Job) -> str:

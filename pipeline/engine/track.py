@@ -45,7 +45,9 @@ def default_uri(store: Store) -> str:
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         if uri.startswith(("file:", "/", ".")) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-            raise ValueError(f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db")
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db"
+            )
         return uri
     if not store.place.is_local:
         raise ValueError(f"the store {store.url} is remote: name an MLflow server in MLFLOW_TRACKING_URI")

@@ -43,7 +43,9 @@ def test_a_store_that_all_see_passes_and_is_left_as_it_was(tmp_path):
 def test_a_store_that_is_another_folder_on_each_machine_is_refused_by_their_names(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     nodes = Nodes(TWO, str(here), {"b": str(there)})
-    with pytest.raises(ValueError, match=r"is not shared: .*10\.0\.0\.1 \(a\) does not see what 10\.0\.0\.2 \(b\) wrote"):
+    with pytest.raises(
+        ValueError, match=r"is not shared: .*10\.0\.0\.1 \(a\) does not see what 10\.0\.0\.2 \(b\) wrote"
+    ):
         check_store(str(here), nodes)  # pyright: ignore[reportArgumentType]
     assert [list(folder.iterdir()) for folder in (here, there)] == [[], []]
 

@@ -131,6 +131,8 @@ def test_the_address_is_what_is_given_then_the_environments_then_this_machine(mo
     assert server() == "http://b:2"
     assert server("head") == "http://head:8265"
     assert server("https://c") == "https://c"
-    for wrong in ("ray://c:1", "head:6379", "http://"):
-        with pytest.raises(ValueError, match="jobs are sent to port 8265|is no job server"):
+    for wrong in ("ray://c:1", "head:6379", "http://", "http://me:hush@head"):
+        with pytest.raises(
+            ValueError, match="jobs are sent to port 8265|is no job server|http://head holds a password"
+        ):
             server(wrong)
