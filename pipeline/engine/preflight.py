@@ -6,7 +6,6 @@ It runs on the cluster, where the answers are: the machine that submits may reac
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import uuid
@@ -69,7 +68,7 @@ class Failed(str):
 
 
 def versions(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Those of Python (minor) and of packages here, "" where there is none; of what kintsugi needs if not told which."""
+    """Those of Python (minor) and of packages here, "" where there is none; of all that kintsugi needs by default."""
     if names is None:
         needs = importlib.metadata.requires("kintsugi") or []
         names = sorted(re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need)
@@ -210,11 +209,6 @@ def whereabouts(nodes: Nodes) -> str:
     count = len(nodes.names)
     may = f", {sum(machine.most for machine in growth())} more may come" if growth() else ""
     return f"{count} machine{'s' * (count != 1)} with {total['CPU']:g} CPUs and {total['GPU']:g} GPUs{may}"
-
-
-def on_cluster() -> bool:
-    """Whether this process is to join a cluster instead of starting one."""
-    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
 
 
 def _listed(names: Iterable[str]) -> str:

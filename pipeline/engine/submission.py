@@ -167,7 +167,7 @@ def refusal(url: str, error: BaseException) -> str:
     """What to do where the job server answers but does not let us in."""
     said = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
     if "uthentication required" in said:
-        return f"the cluster at {url} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file it is in"
+        return f"the cluster at {url} asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its file"
     if "uthentication failed" in said:
         return (
             f"the cluster at {url} refuses this token: see that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is the cluster's"

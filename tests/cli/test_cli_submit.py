@@ -1,4 +1,4 @@
-"""`kintsugi submit` and `preflight`: what cannot be sent is refused in one sentence before anything is packed or asked."""
+"""`kintsugi submit` and `preflight`: what cannot be sent is refused in one sentence before anybody is asked."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_secrets_are_sent_if_they_are_asked_for_and_not_otherwise():
     asked = variables(["AWS_SECRET_ACCESS_KEY", "X=a=b", "KINTSUGI_A="], here)
     assert asked == plain | {"AWS_SECRET_ACCESS_KEY": "s", "X": "a=b", "KINTSUGI_A": ""}
     signed = {"MLFLOW_TRACKING_URI": "http://me:hush@h"}
-    with pytest.raises(ConfigError, match="holds a password, .*--env MLFLOW_TRACKING_URI") as refused:
+    with pytest.raises(ConfigError, match=r"holds a password, .*--env MLFLOW_TRACKING_URI") as refused:
         variables([], signed)
     assert "hush" not in str(refused.value)
     assert variables(["MLFLOW_TRACKING_URI"], signed)["MLFLOW_TRACKING_URI"] == "http://me:hush@h"

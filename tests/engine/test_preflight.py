@@ -109,7 +109,7 @@ def test_a_worker_fits_on_one_machine_not_on_several(monkeypatch, scale, fits):
     if fits:
         check_room(steps(**scale), nodes)
     else:
-        with pytest.raises(ValueError, match="model wants workers of .* 4 CPUs and 0 GPUs, 2 CPUs and 1 GPUs"):
+        with pytest.raises(ValueError, match=r"model wants workers of .* 4 CPUs and 0 GPUs, 2 CPUs and 1 GPUs"):
             check_room(steps(**scale), nodes)
         monkeypatch.setenv("KINTSUGI_GROWTH", "2x8+2")
         check_room(steps(**scale), nodes)
@@ -131,7 +131,7 @@ def test_a_tracking_server_that_is_none_is_refused(monkeypatch, tmp_path):
     assert check_tracking(store).startswith("sqlite:")
     for uri in ("file:///tmp/x", "/tmp/x", "./mlruns"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(ValueError, match="is a folder .*name a server"):
+        with pytest.raises(ValueError, match=r"is a folder .*name a server"):
             check_tracking(store)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for uri in ("http://me:hush@127.0.0.1:9", "htp://nowhere"):

@@ -1,4 +1,4 @@
-"""What is sent to a cluster is what is shown, no more and no less; its log arrives whole; its exit code is the job's."""
+"""What is sent to a cluster is what is shown, no more and no less; a job's log arrives whole, with its exit code."""
 
 from __future__ import annotations
 
@@ -132,7 +132,5 @@ def test_the_address_is_what_is_given_then_the_environments_then_this_machine(mo
     assert server("head") == "http://head:8265"
     assert server("https://c") == "https://c"
     for wrong in ("ray://c:1", "head:6379", "http://", "http://me:hush@head"):
-        with pytest.raises(
-            ValueError, match="jobs are sent to port 8265|is no job server|http://head holds a password"
-        ):
+        with pytest.raises(ValueError, match=r"sent to port 8265|is no job server|http://head holds a password"):
             server(wrong)
