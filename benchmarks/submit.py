@@ -3,8 +3,8 @@
     python benchmarks/submit.py --repeats 5
 
 On clusters of this machine that `cluster/several.sh` starts (Linux). The job is `python -m stages ls` of an empty
-folder, which says one sentence; all send the same package, which the cluster has from a first, unmeasured job on (so leave
-the checkout alone meanwhile). A preflight says where it is before it looks at anything: `answer` is when that came,
+folder, which says one sentence; all send the same package, which the cluster has from an unmeasured job on (leave
+the checkout alone meanwhile). A preflight says where it is before it looks at anything: `answer` is when that came, and
 `sentence` when the command's own did.
 """
 

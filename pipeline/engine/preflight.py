@@ -20,6 +20,7 @@ from pipeline.store import Store
 
 SECONDS = 120.0  # in which every machine must have answered; the first task on one unpacks the package
 EXACT = ("python", "ray")
+PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "numpy", "fsspec", "pydantic", "safetensors")
 CURE = "install what constraints.txt says on both, or build cluster/Dockerfile anew"
 
 
@@ -42,7 +43,7 @@ class Nodes:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = ray.remote(num_cpus=0, max_retries=1)(_caught)
+        task = ray.remote(num_cpus=0, max_retries=1)(_caught)  # pyright: ignore[reportCallIssue]
         asked = {
             node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
                 function, node, *arguments
@@ -70,8 +71,11 @@ class Failed(str):
 def versions(names: Iterable[str] | None = None) -> dict[str, str]:
     """Those of Python (minor) and of packages here, "" where there is none; of all that kintsugi needs by default."""
     if names is None:
-        needs = importlib.metadata.requires("kintsugi") or []
-        names = sorted(re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need)
+        try:
+            needs = importlib.metadata.requires("kintsugi") or []
+            names = sorted(re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is run as it is
+            names = PACKAGES
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in names:
         try:
