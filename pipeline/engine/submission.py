@@ -232,7 +232,7 @@ def follow(client: Any, job: str, write: Callable[[str], object]) -> tuple[int, 
                 raise ValueError(f"the cluster has no job '{job}': `ray job list` names those it has") from error
             failed += 1
             if failed > ATTEMPTS:
-                raise ConnectionError(f"the cluster no longer answers ({error})") from error
+                raise ConnectionError(f"the cluster no longer answers ({type(error).__name__})") from error
             time.sleep(failed)
             continue
         status = JobStatus(info.status)
