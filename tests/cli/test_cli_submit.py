@@ -185,6 +185,7 @@ def test_an_interrupt_ends_the_watching_and_says_how_to_end_the_job(sends, clust
     assert said.code == 130
     assert "kintsugi submit --address http://head:1 --follow raysubmit_1" in said.err
     assert "ray job stop --address http://head:1 raysubmit_1" in said.err
+    assert "the same command" not in said.err, "which would send it again"
 
 
 def test_a_python_without_our_packages_is_named():

@@ -42,7 +42,7 @@ class Client:
         pieces = self.connections.pop(0)
         for piece in pieces:
             yield piece
-        if self.connections:
+        if self.connections and self.error:
             raise self.error
 
 
@@ -101,6 +101,20 @@ def test_a_log_whose_connection_is_lost_arrives_once_and_whole(monkeypatch):
     client = Client([["one\n", "tw"], ["one\ntw"], ["one\n", "two\nthr", "ee\n"]], "FAILED", 7)
     assert follow(client, "job", said.append) == (7, "")
     assert "".join(said) == "one\ntwo\nthree\n"
+
+
+def test_a_log_may_end_often_before_its_job_and_be_lost_as_often_as_it_came_back(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    client = Client([["a"]] * 50, error=None)
+    ask, asked = client.get_job_info, iter(range(10**6))
+
+    def sometimes(job):
+        if next(asked) % 3 == 1:
+            raise OSError("away")
+        return ask(job)
+
+    client.get_job_info = sometimes
+    assert follow(client, "job", print) == (0, "")
 
 
 def test_a_cluster_that_is_gone_is_said_and_a_job_that_is_not_there_is_refused(monkeypatch):
