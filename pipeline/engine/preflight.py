@@ -43,13 +43,14 @@ class Nodes:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = ray.remote(num_cpus=0, max_retries=1)(_caught)  # pyright: ignore[reportCallIssue]
-        asked = {
-            node: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                function, node, *arguments
-            )
-            for node in self.names
-        }
+        @ray.remote(num_cpus=0, max_retries=1)
+        def run(*given: Any) -> Any:
+            return _caught(function, *given)
+
+        asked = {}
+        for node in self.names:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            asked[node] = run.options(scheduling_strategy=there).remote(node, *arguments)
         done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS)
         silent = [self.names[node] for node, task in asked.items() if task not in done]
         if silent:
