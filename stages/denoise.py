@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data.damaged import EMBEDDING
 from pipeline.data.hiding import check_whole
@@ -95,10 +96,14 @@ def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Net
         keys = [Key(stage.seed).fold("denoise", rows.ids[k]) for k in at]
         cond = None if told is None else told[at].to(device)
         done.append(stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys).cpu())
-    found = torch.cat(done)
+    return restored(rows, torch.cat(done)), {}
+
+
+def restored(rows: Examples, found: Tensor) -> Examples:
+    """What became of rows, under their ids. Raises ValueError: some of it is not finite, which is named."""
     sound = found.flatten(1).isfinite().all(1)
     if not bool(sound.all()):
         wrong = [rows.ids[k] for k in (~sound).nonzero().flatten()[:3].tolist()]
         raise ValueError(f"the model makes rows that are not finite, such as {', '.join(wrong)}: train it anew")
     kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
-    return Examples.from_x(rows.ids, found.clamp(-1, 1), rows.label, kept, caption=rows.caption), {}
+    return Examples.from_x(rows.ids, found.clamp(-1, 1), rows.label, kept, caption=rows.caption)

@@ -1,10 +1,12 @@
-"""Sample: images from a denoiser; the same image for the same seed and number, whatever the batch or device."""
+"""Sample: images from a denoiser; the same for the same seed and number, whatever the batch, workers or device."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -16,17 +18,20 @@ from pipeline.backbones.condition import Condition, Embedded, Labels
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import CAPTION, column
 from pipeline.data.records import Examples
-from pipeline.data.shards import write_shard
+from pipeline.data.shards import read_shard, write_shard
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guide import Autoguided, ClassifierFree
 from pipeline.diffusion.sample import Heun, Sampler, samples
 from pipeline.engine import cluster
 from pipeline.engine.pictures import grid, lines
+from pipeline.engine.shards import Report, map_shards
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
+
+PIECE = 2048  # images that are drawn, and written, by one worker in one go
 
 
 @dataclass(frozen=True)
@@ -102,19 +107,31 @@ class Sample(Stage):
                     f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
                     "or train it with fit.unconditional above 0"
                 )
-        made = cluster.call(at.scale, _sample, self, model, guide, like)
-        picture = lines(made.images, made.label) if self.labels else grid(made.images[:64])
+        first = self._draw(partial(_open, self, model, guide, like), at)
+        picture = lines(first.images, first.label) if self.labels else grid(first.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
-        with at.out.writing(name(0)) as file:
-            write_shard(file, made)
-        Manifest.of([len(made)], made.shape, "uint8").write(at.out)
         card = {"sampler": str(self.sampler), "seed": self.seed, "count": self.count}
         if self.labels:
             card |= {"labels": self.labels}
         card |= {"captions": self.captions} if self.captions else {}
         card |= {"classifier_free": self.weight if self.classifier_free else None} if self.tells else {}
         at.out.write("card.json", json.dumps(card))
+
+    def _draw(self, opened: Callable[[], _Asked], at: Context) -> Examples:
+        """Write the images; the first of them, at least. Many are drawn by all workers, piece by piece."""
+        pieces = [range(first, min(first + PIECE, self.count)) for first in range(0, self.count, PIECE)]
+        if len(pieces) == 1:  # a pool of actors takes seconds to start
+            made = cluster.call(at.scale, _alone, self, opened)
+            with at.out.writing(name(0)) as file:
+                write_shard(file, made)
+            counts = np.array([len(made)])
+        else:
+            counts = map_shards(partial(_draw, self), pieces, at, load=opened)
+            with at.out.open(name(0)) as file:
+                made = read_shard(file, name(0))
+        Manifest.of(counts, made.shape, "uint8").write(at.out)
+        return made
 
 
 def _trained(model: Artifact, at: Context) -> Artifact:
@@ -136,7 +153,19 @@ def _always_told(model: Artifact) -> str:
     return f"its {condition.column.removeprefix('operator.')}"
 
 
-def _sample(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None = None) -> Examples:
+@dataclass(frozen=True)
+class _Asked:
+    """The denoiser that is asked, what it is told (count, ...), and what comes of that."""
+
+    D: Denoiser
+    cond: Tensor | None
+    shape: tuple[int, ...]
+    condition: Condition | None
+    device: str
+
+
+def _open(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None) -> _Asked:
+    """Where images are drawn. Raises ValueError: the guide is of other images, or they are told other things."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = unpack(model.read, device)
     D: Denoiser = network
@@ -153,11 +182,22 @@ def _sample(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifa
         if cond is not None and condition_of(worse.config) != condition:
             raise ValueError(f"the guide is told of {condition_of(worse.config)}, not {condition}: name another")
         D = Autoguided(network, worse, stage.weight, *(stage.interval or ()))
-    x = samples(D, stage.sampler, shape, range(stage.count), stage.seed, stage.batch, cond, device)
-    ids = [f"sample-{stage.seed}-{i:06d}" for i in range(stage.count)]
-    labels = cond.numpy() if isinstance(condition, Labels) and cond is not None else None
-    captions = [stage.captions[i % len(stage.captions)] for i in range(stage.count)] if stage.captions else ()
-    return Examples.from_x(ids, x.clamp(-1, 1), labels, uint8=True, caption=captions)
+    return _Asked(D, cond, shape, condition, device)
+
+
+def _draw(stage: Sample, numbers: range, opened: Callable[[], _Asked]) -> tuple[Examples, Report]:
+    """The images of these numbers."""
+    asked = opened()
+    cond = None if asked.cond is None else asked.cond[numbers.start : numbers.stop]
+    x = samples(asked.D, stage.sampler, asked.shape, numbers, stage.seed, stage.batch, cond, asked.device)
+    ids = [f"sample-{stage.seed}-{i:06d}" for i in numbers]
+    labels = cond.numpy() if isinstance(asked.condition, Labels) and cond is not None else None
+    captions = [stage.captions[i % len(stage.captions)] for i in numbers] if stage.captions else ()
+    return Examples.from_x(ids, x.clamp(-1, 1), labels, uint8=True, caption=captions), {}
+
+
+def _alone(stage: Sample, opened: Callable[[], _Asked]) -> Examples:
+    return _draw(stage, range(stage.count), opened)[0]
 
 
 def _told(stage: Sample, condition: Condition | None, like: Examples | None) -> Tensor | None:

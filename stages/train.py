@@ -19,6 +19,7 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.condition import Condition
 from pipeline.data.augment import Augment
 from pipeline.data.bands import FLOOR, levelled
+from pipeline.data.beside import BESIDE
 from pipeline.data.damaged import NOISY
 from pipeline.data.hiding import MASK, check_whole
 from pipeline.data.manifest import Manifest
@@ -271,7 +272,8 @@ def reader(
                 keyed, values = Key(seed).fold("unconditional", at), part.columns[condition.column]
                 cond = told(condition, values, fit.unconditional, keyed, rank * share, fit.batch)
             index = torch.from_numpy(part.index)
-            batch = Batch(moved["x"], cond, index, rank * share, fit.batch, mask=moved.get(MASK))
+            beside = torch.from_numpy(part.columns[BESIDE]) if BESIDE in part.columns else None
+            batch = Batch(moved["x"], cond, index, rank * share, fit.batch, mask=moved.get(MASK), beside=beside)
             if FLOOR in part.columns:
                 floor = torch.from_numpy(part.columns[FLOOR].astype(np.float32))
                 sigma = levelled(fit.levels, part, Key(seed).fold("sigma", at), batch)

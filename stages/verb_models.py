@@ -55,6 +55,8 @@ class Draw:
     interval: Annotated[
         tuple[float, float] | None, tyro.conf.arg(help="the noise levels between which the guide is heard")
     ] = None
+    workers: Annotated[int, tyro.conf.arg(help="processes that draw side by side, from 2,048 images on")] = 1
+    gpus: Annotated[float, tyro.conf.arg(help="devices of each")] = 0
     store: StoreOption = "runs"
     json: JsonOption = False
 
@@ -78,7 +80,8 @@ def sample(words: list[str]) -> int:
     heard["captions"] = asked.caption
     heard["embeddings"] = () if asked.embedding is None else _embeddings(asked.embedding)
     heard["like"] = None if asked.like is None else _rows(store, asked.like)
-    made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample"))
+    scale = Scale(asked.workers, gpus=asked.gpus)
+    made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample", scale))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_bytes(made.read("samples.png"))
     said = {"samples": made.address, "picture": str(asked.out)}

@@ -1,7 +1,8 @@
 """What the experiments on images share: sets that no seed divides otherwise, small networks, and training without Ray.
 
-The last fifth of one fixed order of the images is the test set of every seed and every number of clean images. Rows of
-views come next in the seed's own order of the others, and then the clean ones, more of them being a superset of fewer.
+The last fifth of one fixed order of the images, or all clips of two persons, is the test set of every seed and every
+number of clean images. Rows of views come next in the seed's own order of the others, and then the clean ones, more of
+them being a superset of fewer.
 A share of the clean images is held out: it trains nothing that is combined and measures errors, weights and gates. A
 model of the clean images alone learns from all of them.
 """
@@ -26,7 +27,6 @@ from pipeline.backbones import mlp, unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
-from pipeline.data.source import Raw
 from pipeline.data.sources import source_of
 from pipeline.diffusion.calibrate import calibrate_base, fill, gates
 from pipeline.diffusion.combine import Mode
@@ -105,32 +105,37 @@ class Sets:
 
 
 def images(data: str, size: int) -> Examples:
-    """Digits, or Fashion-MNIST from the folder that KINTSUGI_DATA names, 14x14; the first `size` rows."""
+    """The first `size` digits, or, from KINTSUGI_DATA, of Fashion-MNIST at 14x14 or clips of 4 frames at 16x16."""
+    home = os.environ.get("KINTSUGI_DATA")
     if data == "digits":
         source, side = source_of("digits"), 8
+    elif not home:
+        raise SystemExit("KINTSUGI_DATA names no folder: set it to where fashion_mnist and weizmann_actions are")
+    elif data == "clips":
+        source, side = source_of(f"{home}/weizmann_actions/train-0000.parquet", frames=4), 16
     else:
-        home = os.environ.get("KINTSUGI_DATA")
-        if not home:
-            raise SystemExit("KINTSUGI_DATA names no folder: set it to where the folder fashion_mnist is")
         source, side = source_of(f"{home}/fashion_mnist/train-0000.parquet"), 14
     rows = [raw for piece in source.cut() for raw in source.read(piece)][:size]
-    pixels = torch.from_numpy(np.stack([_grey(raw) for raw in rows])).float()[:, None]
-    x = torch.nn.functional.adaptive_avg_pool2d(pixels, side) / 127.5 - 1
+    pixels = torch.from_numpy(np.stack([_grey(raw.image) for raw in rows])).float()[:, None]
+    x = torch.nn.functional.adaptive_avg_pool3d(pixels, (None, side, side)) / 127.5 - 1
+    x = x if data == "clips" else x[:, :, 0]
     return Examples.from_x([raw.id for raw in rows], x, np.array([raw.label for raw in rows], np.int64), uint8=True)
 
 
-def _grey(raw: Raw) -> np.ndarray:
-    if isinstance(raw.image, bytes):
-        return np.asarray(Image.open(io.BytesIO(raw.image)).convert("L"))
-    return np.asarray(raw.image)
+def _grey(image: Any) -> np.ndarray:
+    """(frames, H, W), one for a still."""
+    frames = image if isinstance(image, tuple) else (image,)
+    opened = (Image.open(io.BytesIO(one)) if isinstance(one, bytes) else Image.fromarray(one) for one in frames)
+    return np.stack([np.asarray(one.convert("L")) for one in opened])
 
 
 def divided(every: Examples, seed: int) -> Sets:
     """The test set, the same for all seeds, and the seed's order of the rest."""
     fixed = Key(0).fold("test").numpy().permutation(len(every))
-    cut = len(every) - len(every) // 5
-    order = Key(seed).fold("order").numpy().permutation(fixed[:cut])
-    return Sets(every.take(fixed[cut:]), every.take(order))
+    persons = np.array(["-p5-" in every.ids[i] or "-p6-" in every.ids[i] for i in fixed])
+    aside = persons if persons.any() else np.arange(len(every)) >= len(every) - len(every) // 5
+    order = Key(seed).fold("order").numpy().permutation(fixed[~aside])
+    return Sets(every.take(fixed[aside]), every.take(order))
 
 
 def learned(rows: Examples, backbone: Backbone, how: Fit, seed: int, teacher: nn.Module | None = None) -> Network:
@@ -180,8 +185,10 @@ def error(D: nn.Module, test: Examples) -> float:
 
 
 def eye(sets: Sets) -> Extract:
-    """The last hidden layer of a classifier trained on the labels of all images but the test set's."""
+    """The last hidden layer of a classifier trained on all labels but the test set's; of clips, frames of 4x4 means."""
     rest = sets.rest
+    if len(rest.shape) == 4:
+        return lambda x: torch.nn.functional.adaptive_avg_pool3d(x, (None, 4, 4)).flatten(1).double()
     maker = Classifier(shape=rest.shape, classes=int(rest.label.max()) + 1)
 
     def batches():

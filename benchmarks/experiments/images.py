@@ -31,34 +31,55 @@ from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base
 from pipeline.diffusion.denoiser import Network
 from pipeline.physics.linear import Identity, LinearMap
-from pipeline.physics.views import Crop
+from pipeline.physics.views import Crop, Frames, Pool
 from stages.overlaps import overlaps
 from stages.recipes.partial_views import default_views
 
-SIZES = {"digits": (1_797, 320, (16, 32, 64, 128, 256)), "fashion": (10_000, 2_000, (32, 128, 512))}
-FURTHER = {"digits": (512, 1024), "fashion": (2048, 6000)}  # for clean-only: the views' images, unharmed, too
+SIZES = {
+    "digits": (1_797, 320, (16, 32, 64, 128, 256)),
+    "fashion": (10_000, 2_000, (32, 128, 512)),
+    "clips": (502, 96, (16, 32, 64)),
+}
+FURTHER = {
+    "digits": (512, 1024),
+    "fashion": (2048, 6000),
+    "clips": (128, 352),
+}  # for clean-only: the views' images, unharmed, too
 BUDGETS = (0.25, 1.0, 4.0)
 CLEAN, LS, FULL = "clean only", "ls", "ls + full"
 LOOSE, BOUND, BEST = f"{LS}, unregularised residual", f"{LS}, regularised residual", f"{FULL}, regularised residual"
-ORDER = (CLEAN, "sum", LS, "bethe (crops)", "stack", LOOSE, BOUND, FULL, "stack + full", BEST)
+ORDER = (CLEAN, "sum", LS, "bethe", "stack", LOOSE, BOUND, FULL, "stack + full", BEST)
 DRAWN = (CLEAN, LS, LOOSE, BOUND, BEST)
 View = tuple[LinearMap, Network]
 
 
+def looks(shape: tuple[int, ...]) -> tuple[list[LinearMap], LinearMap, list[LinearMap]]:
+    """The views; what the first two have in common; and that same as seen by each of them.
+
+    Of images the crops and the pooled view; of clips the first three frames, the last three, and all of them pooled.
+    """
+    if len(shape) == 4:
+        first, last = Frames(shape, (0, 1, 2)), Frames(shape, (1, 2, 3))
+        parts: list[LinearMap] = [Frames(first.out_shape, (1, 2)), Frames(last.out_shape, (0, 1))]
+        return [first, last, Pool(shape, 2)], Frames(shape, (1, 2)), parts
+    maps = [view.map for view in default_views(shape)]
+    crops = [A for A in maps if isinstance(A, Crop)]
+    (region,) = overlaps(crops)
+    O = region.map
+    return maps, O, [Crop(A.out_shape, 0, O.left - A.left, O.height, O.width) for A in crops]
+
+
 def views(sets: Sets, family: Family, first: int, each: int, seed: int) -> tuple[list[View], View]:
-    """The views with their models, and the overlap of the two crops with its own, from the rows of both."""
-    named = default_views(tuple(sets.test.shape))
-    rows = [sets.rows(first + k * each, each, view.map) for k, view in enumerate(named)]
+    """The views with their models, and the overlap of the first two with its own, from the rows of both."""
+    maps, O, parts = looks(tuple(sets.test.shape))
+    rows = [sets.rows(first + k * each, each, A) for k, A in enumerate(maps)]
 
     def model(seen: Examples) -> Network:
         return learned(seen, family.view, family.view_fit, seed)
 
-    crops = [view.map for view in named if isinstance(view.map, Crop)]
-    (region,) = overlaps(crops)
-    O = region.map
-    parts = [Crop(A.out_shape, 0, O.left - A.left, O.height, O.width)(r.x()) for A, r in zip(crops, rows, strict=False)]
-    shared = Examples.from_x([*rows[0].ids, *rows[1].ids], torch.cat(parts))
-    return [(view.map, model(seen)) for view, seen in zip(named, rows, strict=True)], (O, model(shared))
+    both = torch.cat([part(seen.x()) for part, seen in zip(parts, rows, strict=False)])
+    shared = Examples.from_x([*rows[0].ids, *rows[1].ids], both)
+    return [(A, model(seen)) for A, seen in zip(maps, rows, strict=True)], (O, model(shared))
 
 
 def clean_only(sets: Sets, family: Family, count: int, seed: int) -> nn.Module:
@@ -89,7 +110,7 @@ def makers(
         CLEAN: lambda: clean_only(sets, family, count, seed),
         "sum": lambda: base(Mode.SUM),
         LS: lambda: base(Mode.LS),
-        "bethe (crops)": lambda: combined([*seen[:2], overlap], few, held, Mode.BETHE, seed),
+        "bethe": lambda: combined([*seen[:2], overlap], few, held, Mode.BETHE, seed),
         "stack": lambda: base(Mode.STACK),
         LOOSE: lambda: with_residual(False, None),
         BOUND: lambda: with_residual(False, l2),

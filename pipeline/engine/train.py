@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.engine import cluster
+from pipeline.engine.conceded import Conceded, conceding
 from pipeline.engine.kept import checkpoints
 from pipeline.engine.pulse import END, PULSE, SAVE, Alarm, Order
 from pipeline.engine.relay import aloud, relayed
@@ -74,7 +75,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
         log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
     how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale, "board": cluster.board()}
     with cluster.training() as (topic, ended), relayed(cluster.board(), topic, at.tracker) as enough:
-        while "stopped" in (returned := _group({**how, "topic": topic}, at, worlds)):
+        while "stopped" in (returned := _groups({**how, "topic": topic}, at, worlds)):
             if ended.is_set():
                 raise KeyboardInterrupt
             if enough.is_set():
@@ -85,6 +86,17 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
     if "errno" in returned:
         raise OSError(returned["errno"], os.strerror(returned["errno"]), returned["file"])
     return returned["metrics"]
+
+
+def _groups(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any]:
+    """What the last of them returns; what workers give up to go on is none of the failures that are counted."""
+    while True:
+        before = Conceded.read(at.out)
+        try:
+            return _group(how, at, worlds)
+        except RuntimeError:
+            if Conceded.read(at.out) == before:
+                raise
 
 
 def _group(how: dict[str, Any], at: Context, worlds: list[int]) -> dict[str, Any]:
@@ -124,11 +136,11 @@ def _worker(how: dict[str, Any]) -> dict[str, Any]:
 
     rank = ray.train.get_context().get_world_rank()
     try:
-        with aloud(how["board"], how["topic"], f"worker {rank}"):
+        with aloud(how["board"], how["topic"], f"worker {rank}"), conceding(how["out"]):
             return _train(how)
     except FloatingPointError as error:  # all processes see it at the same step
         return {"refused": str(error)}
-    except torch.OutOfMemoryError as error:  # the same rows would not fit the next time
+    except torch.OutOfMemoryError as error:  # of one row, which would not fit the next time
         return {"refused": f"{error}"}
     except OSError as error:
         if error.errno not in UNUSABLE:
@@ -143,7 +155,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     cadence: Cadence = how["cadence"]
-    scale: Scale = how["scale"]
+    scale: Scale = Conceded.read(how["out"]).of(how["scale"])
     divided = scale.shard and world > 1
     last: Metrics = {}
 

@@ -23,6 +23,20 @@ log = logging.getLogger("kintsugi")
 Means = dict[str, Tensor]
 
 
+class Unable(Exception):
+    """What a process cannot do while others wait for it: so many `rows` at once, or, where that is None, compile.
+
+    All of them have to begin again, with less.
+    """
+
+    def __init__(self, why: str, rows: int | None = None):
+        super().__init__(why, rows)
+        self.why, self.rows = why, rows
+
+    def __str__(self) -> str:
+        return self.why
+
+
 @dataclass
 class Step:
     """What a step needs besides its batch.
@@ -78,14 +92,15 @@ class Step:
                 if rows == 1:
                     raise
                 if not self.alone:  # the others are in the middle of an exchange that this process has left
-                    raise torch.OutOfMemoryError(f"{rows} rows do not fit: set scale.micro below {rows}") from error
+                    raise Unable(f"{rows} rows do not fit: set scale.micro below {rows}", rows) from error
                 state.micro = -(-rows // 2)
                 log.warning("%d rows do not fit into memory: taking %d at a time.", rows, state.micro)
             except Exception as error:
                 if not isinstance(self.loss, Compiled) or not _of_compiler(error):
                     raise
                 if not self.alone:  # as above
-                    raise RuntimeError(f"the loss cannot be compiled ({error}): leave out scale.compile") from error
+                    reason = " ".join(str(error).split())[:300]
+                    raise Unable(f"the loss cannot be compiled ({reason}): leave out scale.compile") from error
                 self.loss.give_up(error)
             # Not in the handlers above, whose tracebacks hold on to what the step had allocated.
             state.optimiser.zero_grad(set_to_none=True)
@@ -103,6 +118,8 @@ class Step:
             later = i + 1 < len(parts)  # gradients travel between processes once a step
             with getattr(self.model, "no_sync", nullcontext)() if later else nullcontext():
                 total, each, scalars = self.loss(part, sigma, self.objective.draw(part, key))
+                if not total.requires_grad:
+                    raise ValueError("the loss depends on no weight that is trained: nothing can be learned of it")
                 (total * (len(part) / len(batch))).backward()
             losses.append(each)
             for name, value in scalars.items():

@@ -27,7 +27,7 @@ class Batch:
     x (B, *) in [-1, 1]; cond (B, ...) or None; index (B,) integers that name the examples, or None. Rows of noisy data
     say with `floor` (B,) how much white noise x holds (None: none), and with `sigma` (B,) the levels, above their
     floors, at which they are to be looked at (None: the loop draws them). `mask` (B, *) of bools is True where x was
-    seen (None: everywhere).
+    seen (None: everywhere). `beside` (B, *) is a picture that the network sees beside x (None: it sees none).
     """
 
     x: Tensor
@@ -38,6 +38,7 @@ class Batch:
     floor: Tensor | None = None
     sigma: Tensor | None = None
     mask: Tensor | None = None
+    beside: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.offset < 0 or self.offset + len(self.x) > self.whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from types import SimpleNamespace
@@ -16,9 +17,9 @@ from test_cli_models import _Quiet
 from pipeline.data.records import Examples
 from pipeline.diffusion.guide import ClassifierFree
 from pipeline.diffusion.sample import Heun, samples
-from pipeline.engine import cluster, tasks, track
+from pipeline.engine import cluster, shards, tasks, track
 from pipeline.engine.pictures import grid, lines
-from pipeline.graph import Given
+from pipeline.graph import Given, Scale
 from pipeline.learning.weights import unpack
 from pipeline.store import Store
 from stages import sample as stage
@@ -31,7 +32,7 @@ from stages.sample import Sample
 def models(kintsugi, monkeypatch):
     """The command with models in the store, of three, two and no classes; all is done in this process."""
     monkeypatch.setattr(track, "Tracking", _Quiet)
-    monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
+    monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((2.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given: function(*given))
     monkeypatch.setattr(tasks, "each", lambda function, items, at: map(function, items))
     two = kintsugi("run", "model", "--classes", "2", "--json").json["target"]
@@ -67,14 +68,36 @@ def test_labels_come_in_turn_and_an_image_depends_on_its_own_alone(models):
 @pytest.mark.usefixtures("models")
 def test_the_batch_makes_no_difference():
     store = Store("runs")
-    model = Given.find(store, "model/model")
-    artifact = store.artifact(model.address)
-    made = [
-        stage._sample(Sample(model, 7, Heun(4), batch=size, labels=(2, 0), classifier_free=True), artifact, None)
-        for size in (1, 3, 7)
-    ]
+    artifact = store.artifact(Given.find(store, "model/model").address)
+    made = []
+    for size in (1, 3, 7):
+        asked = Sample(Given.find(store, "model/model"), 7, Heun(4), batch=size, labels=(2, 0), classifier_free=True)
+        made.append(stage._alone(asked, lambda asked=asked: stage._open(asked, artifact, None, None)))
     for other in made[1:]:
         assert np.abs(other.images.astype(int) - made[0].images).max() <= 1
+
+
+@pytest.mark.slow
+def test_many_images_are_drawn_by_all_workers_and_are_the_same(models, monkeypatch):
+    """Eight are three pieces of three, of which the last is short."""
+    kintsugi, _, _ = models
+    model, pieces = Given.find(Store("runs"), "model/model"), []
+    asked = Sample(model, 8, Heun(4), seed=5, labels=(0, 1, 2))
+    whole = stage._alone(asked, lambda: stage._open(asked, Store("runs").artifact(model.address), None, None))
+
+    def pool(function, items, at, load=None):
+        assert at.scale == Scale(workers=2, gpus=0)
+        pieces.extend(piece for _, piece in items)
+        loaded = functools.cache(load)
+        return (function(item, loaded) for item in reversed(items))
+
+    monkeypatch.setattr(shards, "each", pool)
+    monkeypatch.setattr(stage, "PIECE", 3)
+    parts = drawn(kintsugi, "--label", "0,1,2", "--count", "8", "--seed", "5", "--workers", "2")
+    assert pieces == [range(0, 3), range(3, 6), range(6, 8)]
+    assert parts.ids == whole.ids
+    assert parts.label.tolist() == whole.label.tolist()
+    assert np.abs(parts.images.astype(int) - whole.images).max() <= 1
 
 
 @pytest.mark.slow

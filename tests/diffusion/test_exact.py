@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from pipeline.diffusion.denoiser import expand
+from pipeline.diffusion.denoiser import Continued, expand, score
 from pipeline.diffusion.exact import Gaussian, Mixture
 from pipeline.keys import Key
 
@@ -137,3 +137,13 @@ def test_a_denoiser_continued_below_its_least_level_has_one_score_there():
     found = score(Continued(law, 0.4), x, sigma)
     torch.testing.assert_close(found, score(law, x, sigma.clamp_min(0.4)))
     torch.testing.assert_close(Continued(law, 0.4)(x, sigma)[3:], law(x, sigma)[3:])
+
+
+def test_below_what_it_learned_a_denoiser_keeps_its_score_and_ends_at_the_image_itself():
+    law = Gaussian(torch.tensor([0.3, -0.2]), torch.tensor([[0.5, 0.2], [0.2, 0.4]]))
+    D, x = Continued(law, 0.5), torch.randn(6, 2, generator=Key(1).torch(), dtype=torch.float64)
+    least = torch.full((6,), 0.5, dtype=torch.float64)
+    for sigma in (0.05, 0.2, 0.5):
+        torch.testing.assert_close(score(D, x, torch.full_like(least, sigma)), score(law, x, least))
+    assert torch.equal(D(x, torch.zeros_like(least)), x)
+    torch.testing.assert_close(D(x, 2 * least), law(x, 2 * least))

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 
 import courses
@@ -14,11 +15,13 @@ import pytest
 import torch
 
 from pipeline.engine import cluster
+from pipeline.engine.conceded import Conceded
 from pipeline.engine.kept import CHECKPOINTS
 from pipeline.engine.train import Cadence, train
 from pipeline.graph import Context, Scale
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.loop import Every
+from pipeline.learning.step import Unable
 from pipeline.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -201,6 +204,27 @@ def test_a_worker_that_hangs_is_found_named_and_replaced(two, place, tmp_path, c
     assert "asleep_for_ever" in asleep
     assert "asleep_for_ever" not in waiting
     assert "pipeline/learning/step.py" in waiting
+
+
+def test_where_one_workers_memory_does_not_suffice_all_begin_again_with_fewer_rows(two, place, caplog):
+    """Though no failure is allowed for; the other one was waiting for gradients meanwhile."""
+    at = place(Scale(workers=2))
+    train(courses.cramped, courses.weights, at, replace(CADENCE, failures=0))
+    assert Conceded.read(at.out) == Conceded(micro=4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["8 rows do not fit: set scale.micro below 8. All workers begin again, with less"]
+    one, both = (np.frombuffer(data, np.float32) for data in (two, at.out.read("weights.bin")))
+    np.testing.assert_allclose(both, one, rtol=0, atol=2e-5)
+
+
+def test_what_workers_give_up_adds_up_and_is_never_taken_back():
+    less = Conceded().without(Unable("", 9)).without(Unable("", 8)).without(Unable("", 5)).without(Unable(""))
+    assert less == Conceded(3, False)
+    assert less.of(Scale(compile=True, micro=64)) == Scale(compile=False, micro=3)
+    assert less.of(Scale(micro=2)).micro == 2
+    assert Conceded().of(Scale(compile=True, micro=64)) == Scale(compile=True, micro=64)
+    less = Conceded().without(Unable("", 4)).without(Unable("", 16))
+    assert less.micro == 2, "who was slower to say so had asked for more"
 
 
 def test_what_cannot_be_learned_is_refused_once_and_in_a_sentence(one_ray, place):

@@ -124,9 +124,23 @@ def test_with_nothing_hidden_it_is_ambient_and_of_clean_rows_denoising(monkeypat
         torch.testing.assert_close(OBJECTIVE(D, rows, sigma, Key(3)).each, plain(D, rows, sigma, Key(3)).each)
 
 
+def test_what_each_pixel_costs_is_the_formula_by_hand():
+    """One that is seen, one that is hidden besides, one that no row shows; no row with such a one is left whole."""
+    y = torch.tensor([0.2, -0.6, torch.nan]).reshape(1, 1, 1, 3)
+    known, kept = (torch.tensor(seen).reshape(1, 1, 1, 3) for seen in ([True, True, False], [True, False, True]))
+    rows = Batch(y, floor=torch.tensor([1.0]), mask=known)
+    drawn = {"noise": torch.full_like(y, 0.5), "kept": kept, "spared": torch.tensor([True])}
+    found = Masking(EDM(0.5), cap=9.0).loss(lambda x, s, c, mask: 0.1 + 0 * x, rows, torch.tensor([2.0]), drawn)
+    k, x = 1 / 4, 0.2 + 3**0.5 * 0.5
+    weight = (4 + 0.25) / (2 * 0.5) ** 2 / (1 - k) ** 2
+    want = (weight * ((1 - k) * 0.1 + k * x - 0.2) ** 2 + 1 / 0.5**2 * (0.1 + 0.6) ** 2) / 2
+    assert float(found.each) == pytest.approx(want, rel=1e-5)
+    assert float(found.scalars["filled"]) == pytest.approx(0.49)
+
+
 def network(**more) -> Filling:
     torch.manual_seed(0)
-    config = Filling.Config((2, 4, 4), PixelMask(0.4), unet.Config(width=8, dropout=0.0), **more)
+    config = Filling.Config((2, 4, 4), **{"seen": PixelMask(0.4), "backbone": unet.Config(width=8, dropout=0.0)} | more)
     model = config.build().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -158,6 +172,8 @@ def test_as_a_denoiser_it_looks_through_its_own_masks():
     assert 0 < int(one.masks.sum()) < one.masks.numel()
     whole = network(ask=Ask(whole=True))
     assert bool(whole.masks.all())
+    besides = network(seen=FixedMask(("1111",) * 4), further=Further(0.5))
+    assert 0 < int(besides.masks.sum()) < besides.masks.numel(), "trained with further pixels hidden, asked without"
 
 
 def test_guidance_goes_down_the_distance_between_what_masks_say():

@@ -24,7 +24,7 @@ from pipeline.learning.loop import Clock, Every, fit
 from pipeline.learning.posthoc import PostHoc
 from pipeline.learning.speed import Speed, blocks
 from pipeline.learning.state import State
-from pipeline.learning.step import _seed
+from pipeline.learning.step import Unable, _seed
 from pipeline.learning.weighting import LevelWeight
 from pipeline.objectives.denoising import Denoising
 from pipeline.objectives.objective import Batch
@@ -180,7 +180,7 @@ def test_one_row_that_does_not_fit_is_an_error_and_so_is_any_in_a_group():
     with warned("at a time"), pytest.raises(torch.OutOfMemoryError, match="no room"):
         tight(0, Clock(32, 16))
     state = State.create(Tight(8))
-    with pytest.raises(torch.OutOfMemoryError, match=r"16 rows do not fit: set scale.micro below 16"):
+    with pytest.raises(Unable, match=r"16 rows do not fit: set scale.micro below 16"):
         run(state, clock=Clock(32, 16), source=batches(16), parallel=state.model)
 
 
@@ -235,6 +235,14 @@ def test_a_compiler_that_fails_costs_a_warning(monkeypatch, after):
     with warned(r"compiling failed .*no compiler for this"):
         state = run(State.create(build(dropout=0.3)), source=batches(16), speed=Speed(compile=True))
     assert same(state.tensors(), run(State.create(build(dropout=0.3)), source=batches(16)).tensors())
+
+
+def test_among_several_a_compiler_that_fails_is_for_all_to_do_without(monkeypatch):
+    monkeypatch.setattr(speeds.torch, "compile", Broken())
+    state = State.create(build())
+    with pytest.raises(Unable, match=r"cannot be compiled \(no compiler for this") as caught:
+        run(state, source=batches(16), speed=Speed(compile=True), parallel=state.model)
+    assert caught.value.rows is None
 
 
 def test_an_error_of_the_model_is_no_error_of_the_compiler(monkeypatch):

@@ -34,7 +34,7 @@ from stages.ambient import Learned, TrainAmbient, course, divided, moments, told
 from stages.corrupt import load
 from stages.denoise import Denoise, _denoise
 from stages.noisy import Harm
-from stages.proximal import decide
+from stages.proximal import Chosen, decide
 from stages.recipes.ambient import ambient
 from stages.recipes.compare import ROUNDS, Method, compare, wanted
 from stages.recipes.memorisation import memorisation
@@ -121,6 +121,35 @@ def store(tmp_path, monkeypatch) -> Store:
     return Store(str(tmp_path / "store"))
 
 
+@dataclass(frozen=True)
+class Weights(Stage):
+    """Weights that can be told apart."""
+
+    number: int
+
+    def run(self, at: Context) -> None:
+        at.out.write("denoiser.json", f"described {self.number}")
+        at.out.write("weights.safetensors", f"weights {self.number}")
+
+
+@dataclass(frozen=True)
+class Best(Stage):
+    """Which of four rounds was the best."""
+
+    round: int
+
+    def run(self, at: Context) -> None:
+        at.out.write("proximal.json", json.dumps({"round": self.round, "rounds": 4, "over": True}))
+
+
+@pytest.mark.parametrize("best", [0, 2])
+def test_the_model_of_the_best_round_is_chosen_not_the_last(store, best):
+    target = step(Chosen(tuple(step(Weights(k)) for k in range(4)), step(Best(best))))
+    found = made(target, store).artifact(target.address)
+    assert found.read("denoiser.json") == f"described {best}".encode()
+    assert found.read("weights.safetensors") == f"weights {best}".encode()
+
+
 @pytest.mark.parametrize("sampler", [Heun(steps=8), Ancestral(steps=8)])
 def test_every_row_is_restored_once_and_the_same_in_any_batch(store, sampler):
     """T8 and T10: ids, order and bytes know nothing of batches; the path starts at the rows' own noise."""
@@ -131,6 +160,23 @@ def test_every_row_is_restored_once_and_the_same_in_any_batch(store, sampler):
         assert found[batch].ids == noisy_rows().ids
     assert all(np.allclose(rows.images, found[1].images, atol=1e-3) for rows in found.values())
     assert found[1].images.dtype == np.float16
+
+
+@pytest.mark.parametrize("sampler", [Heun(steps=8), Ancestral(steps=8)])
+def test_a_row_is_restored_by_its_id_and_its_own_noise_wherever_it_stands(sampler):
+    """In another order, in other batches."""
+    rows = noisy_rows()
+    own = np.linspace(0.05, 0.4, len(rows)).astype(np.float32)
+    rows = Examples.from_x(rows.ids, rows.x(), operator={"sigma": own})
+    data = SimpleNamespace(file=lambda _: None, address="rows")
+    turned, found = rows.take(range(len(rows))[::-1]), []
+    for stored, batch in ((rows, 256), (turned, 4)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stages.denoise.read_shard", lambda *_, stored=stored: stored)
+            asked = Denoise(step(Model()), step(Rows()), None, sampler, batch=batch)
+            found.append(_denoise(asked, data, 0, Law)[0])  # pyright: ignore[reportArgumentType]
+    assert found[1].ids == rows.ids[::-1]
+    np.testing.assert_allclose(found[1].images[::-1], found[0].images, atol=1e-3)
 
 
 def test_what_is_restored_is_the_end_of_the_path_from_the_noise():
@@ -347,17 +393,17 @@ class Measured(Stage):
     def run(self, at: Context) -> None:
         at.out.write("metrics.json", json.dumps({"denoising_error": self.error}))
         numbers = {"frechet": {"value": 2 * self.error}}
-        at.out.write("judgement.json", json.dumps({"numbers": dict.fromkeys("abc", numbers)}))
+        at.out.write("judgement.json", json.dumps({"numbers": dict.fromkeys("abcd", numbers)}))
 
 
 def test_the_table_has_means_intervals_and_the_way_that_was_gone(store):
-    errors = {"a": [1.0, 1.2, 1.1], "b": [0.7, 0.9, 0.6], "c": [0.5, 0.6, 0.4]}
+    errors = {"a": [1.0, 1.2, 1.1], "b": [0.7, 0.9, 0.6], "c": [0.5, 0.6, 0.4], "d": [2.0, 2.1, 2.2]}
     trials = []
     for method, values in errors.items():
         for seed, value in enumerate(values):
             found = step(Measured(value))
             trials.append(Trial(method, seed, found, step(Rows()), found, 100))
-    target = step(Versus("It", tuple(trials), ("a",), "c"))
+    target = step(Versus("It", tuple(trials), ("d", "a"), "c"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.versus._first", lambda data: b"")
         quiet = SimpleNamespace(metrics=lambda *a, **k: None, picture=lambda *a: None)
