@@ -38,24 +38,34 @@ class Nodes:
         """What the function gives on each machine, called with its id and the arguments; or what it raised.
 
         Raises:
-            ValueError: a machine does not answer.
+            ValueError: a machine does not answer, or cannot run a task.
         """
         import ray
+        import ray.exceptions
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         @ray.remote(num_cpus=0, max_retries=1)
-        def run(*given: Any) -> Any:
-            return _caught(function, *given)
+        def run(node: str, given: tuple) -> Any:
+            return _caught(function, node, *given)
 
         asked = {}
         for node in self.names:
             there = NodeAffinitySchedulingStrategy(node, soft=False)
-            asked[node] = run.options(scheduling_strategy=there).remote(node, *arguments)
+            asked[node] = run.options(scheduling_strategy=there).remote(node, arguments)
         done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS)
         silent = [self.names[node] for node, task in asked.items() if task not in done]
         if silent:
             raise ValueError(f"{_listed(silent)} did not run a task within {SECONDS:.0f} s: restart it or take it away")
-        return {node: ray.get(answer) for node, answer in asked.items()}
+        found = {}
+        for node, answer in asked.items():
+            try:
+                found[node] = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                said = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"{self.names[node]} cannot run a task ({said}): see to it, or take it away"
+                ) from error
+        return found
 
 
 def _caught(function: Callable[..., Any], *arguments: Any) -> Any:
