@@ -174,8 +174,13 @@ def _check(command: Sequence[str], folder: Path) -> None:
                 f"--store {store} would be a folder of the job, which ends with it: give an absolute path that all "
                 "machines mount, or a URL such as s3://bucket/runs"
             )
-        if "MLFLOW_TRACKING_URI" in os.environ:
+        if uri := os.environ.get("MLFLOW_TRACKING_URI"):
             default_uri(Store(store))
+            if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+                raise ConfigError(
+                    f"MLFLOW_TRACKING_URI {uri} would be a file of the job, which ends with it: name a server, or "
+                    "sqlite:////PATH.db where all machines mount it"
+                )
     file = value_of(command, "--config")
     if file is not None and not (folder / file).resolve().is_relative_to(folder):
         raise ConfigError(f"--config {file} is not below {folder}, which is all that is sent: put it there")

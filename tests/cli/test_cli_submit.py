@@ -76,10 +76,20 @@ def test_what_cannot_be_sent_is_refused(sends, words, said):
     sends("submit", *words).refused(said)
 
 
-@pytest.mark.parametrize("uri", ["file:///runs", "./mlruns"])
-def test_a_folder_for_mlflow_is_refused(sends, monkeypatch, uri):
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file:///runs", "MLFLOW_TRACKING_URI is a folder"),
+        ("./mlruns", "MLFLOW_TRACKING_URI is a folder"),
+        ("sqlite:///mlflow.db", "would be a file of the job"),
+    ],
+)
+def test_a_folder_for_mlflow_or_a_file_of_the_job_is_refused(sends, monkeypatch, tmp_path, uri, said):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    sends("submit", *COMMAND).refused("MLFLOW_TRACKING_URI is a folder", "name a server")
+    words = ("submit", "--dry-run", "--", "run", "plain", "--store", str(tmp_path))
+    sends(*words).refused(said, "name a server")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert sends(*words).code == 0
 
 
 def test_a_package_over_the_limit_names_its_largest_files(sends, monkeypatch, tmp_path):
