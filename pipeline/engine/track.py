@@ -44,14 +44,17 @@ def default_uri(store: Store) -> str:
         ValueError: the store is remote and no server is named, or a folder is named, which MLflow 3 refuses.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        if uri.startswith(("file:", "/", ".")) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-            raise ValueError(
-                f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db"
-            )
+        check_no_folder(uri)
         return uri
     if not store.place.is_local:
         raise ValueError(f"the store {store.url} is remote: name an MLflow server in MLFLOW_TRACKING_URI")
     return f"sqlite:///{store.place.root}/mlflow.db"
+
+
+def check_no_folder(uri: str) -> None:
+    """Raises: ValueError: MLflow would keep its runs in a folder there, which it refuses by now."""
+    if uri.startswith(("file:", "/", ".")) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        raise ValueError(f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db")
 
 
 def patient() -> None:
