@@ -86,7 +86,7 @@ def _course(stage: Trains, store: Store, device: torch.device) -> Iterator[Cours
         def opened(need: Step) -> Artifact:
             return (store if store.has(need) else _stand_in(need, aside, condition_of(stage))).artifact(need.address)
 
-        yield stage.make(opened)(device)
+        yield getattr(stage, "afresh", stage).make(opened)(device)
 
 
 def _stand_in(need: Step, aside: Store, told: Condition | None = None) -> Store:

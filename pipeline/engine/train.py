@@ -169,6 +169,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             if divided:
                 course.state.divide()
             kept.restore(course.state)
+            course.begin()
         except ValueError as error:
             return {"refused": str(error)}
 

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,16 @@ def read(place: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     except (SafetensorError, ValueError, RecursionError) as error:  # its hashes are right: somebody else wrote it
         raise ValueError(f"checkpoint {place} is none of ours ({error}): move it away.") from error
     return tensors, meta
+
+
+def whole_run(state: State) -> dict[str, bytes]:
+    """The files of everything that a run is, kept beside its result for a later run that goes on from it."""
+    return {TENSORS: _safetensors().save(copied(state.tensors())), NUMBERS: _render(state.meta())}
+
+
+def run_from(read: Callable[[str], bytes]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `State.load` takes, of the files of `whole_run`; `read` gives a file's bytes by name."""
+    return _safetensors().load(read(TENSORS)), json.loads(read(NUMBERS))
 
 
 def flaw(place: str | os.PathLike[str]) -> str | None:

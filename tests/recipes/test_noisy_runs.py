@@ -105,6 +105,8 @@ def test_a_toy_comparison_has_every_method_in_its_table(run):
         "all_clean",
     }
     assert all(len(numbers["denoising_error"]["seeds"]) == 2 for numbers in table.values())
+    one = compare(harm=FEW, methods="online", seeds=1, rounds=1, fit=SHORT, backbone=TOY, clean_backbone=TOY)
+    assert run(one.stage.trials[0].evaluation).keys() >= {"seed 0/online/4", "seed 0/evaluate/online"}
     loops = {node.label: node for node in graph.walk(compare(methods="dataloops,sfbd", seeds=1))}
     assert loops["seed 0/dataloops/1"].stage.rows[1].noise == pytest.approx(0.2 / 8)
 
