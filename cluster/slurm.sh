@@ -21,7 +21,7 @@ if [[ $# -eq 0 ]]; then
   exit 2
 fi
 
-head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST") # `| head -n 1` would fail now and then under pipefail
 address="$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print $1}'):6379"
 
 # Other users of these machines' network could run code as you otherwise.
