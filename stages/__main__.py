@@ -31,6 +31,8 @@ VERBS = {  # and the module of each
     "export": ("verb_portable", "write a model for programs that do not know this project"),
     "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
     "data": ("verb_data", "say what images hold, and which are in two sets"),
+    "submit": ("verb_submit", "run a command as a job on a Ray cluster, and watch it"),
+    "preflight": ("verb_preflight", "on a cluster: look whether a command can run, then run it"),
     "doctor": ("doctor", "check this machine, the store, Ray and MLflow"),
 }
 USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, (_, what) in VERBS.items())
