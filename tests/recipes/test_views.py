@@ -165,7 +165,7 @@ def test_a_noisy_view_is_heard_from_where_its_model_was_trained():
         ({"views": (Named("v", PixelMask(0.5)),)}, "add --no-joint"),
         ({"views": (Named("v", Noisy(noise=0.2)),)}, "add --no-joint"),
         ({"views": (Named("v", PixelMask(0.5)),), "rounds": 1, "joint": False}, "leave rounds 0"),
-        ({"views": (Named("v", 2.0 * Pool(SHAPE, 2)),)}, "A Aᵀ must be I"),
+        ({"views": (Named("v", GaussianBlur(SHAPE, 1.0)),)}, "view v is none: .* A Aᵀ must be I"),
         ({"views": (Named("v", Pool((1, 6, 6), 2)),)}, "is of images"),
     ],
 )
