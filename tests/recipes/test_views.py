@@ -16,7 +16,7 @@ from pipeline.diffusion.combine import Mode, Normal, resolve
 from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
 from pipeline.diffusion.sample import Heun
 from pipeline.diffusion.telling import Windows
-from pipeline.engine.pictures import grid
+from pipeline.engine.pictures import GROUND, grid
 from pipeline.graph import step, walk
 from pipeline.metrics.features import Pixels
 from pipeline.physics.blur import GaussianBlur
@@ -220,8 +220,11 @@ def test_films_are_learned_from_as_clips_and_shown_frame_by_frame(tmp_path):
 def test_a_report_shows_what_each_part_of_a_combination_sees():
     model = step(Ingest(source_of("digits"), SHAPE))
     maps = (Visible(SHAPE, PixelMask(0.5), 3, 0), Crop(SHAPE, 0, 0, 4, 8), Pool(SHAPE, 2))
-    picture = np.asarray(Image.open(io.BytesIO(seen_by([Seen(A, model) for A in maps]))))[3:51, 3:-3, 0]
-    shown = [picture[:, k * 51 : k * 51 + 48].reshape(8, 6, 8, 6)[:, 2, :, 2] for k in range(3)]
+    drawn = np.asarray(Image.open(io.BytesIO(seen_by([Seen(A, model) for A in maps], ["a", "b", "c"]))))
+    picture = drawn[3:51, :, 0]
+    shown = [picture[:, k * 64 + 8 : k * 64 + 56].reshape(8, 6, 8, 6)[:, 2, :, 2] for k in range(3)]
     assert np.array_equal(shown[0] == 255, maps[0].mask[0].numpy())
     assert np.array_equal(shown[1], np.repeat([255, 0], 4)[:, None].repeat(8, 1))
     assert (shown[2] == 64).all()
+    assert tuple(drawn[1, 6]) == GROUND, "a frame, so that white is told from the page"
+    assert all((drawn[56:, k * 64 : k * 64 + 64] < 128).any() for k in range(3)), "each with its name below"
