@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import alone
@@ -81,8 +82,14 @@ def test_low_resolution_images_and_crops_that_arrived_teach_as_those_cut_here(tm
     assert {image.tobytes() for image in crops.images} == {image[:, :5].tobytes() for image in top.values()}
     assert len(load(made["data/test"])) == 60 - 12
     assert made["report"].json("metrics.json")["denoising_error/composed"] > 0
+    page = made["report"].read("report.html").decode()
+    costs = page[page.index("Cost of each stage") :]
+    trained = ("view/low", "view/top", "joint", "completed/0", "composed", "clean_only")
+    assert all(
+        f">{label}<" in costs for label in (*trained, "base", "judge", "samples/base", "evaluate/base", "census")
+    )
     said = " ".join(findings(made["census"]))
-    assert "low" in said
+    assert re.search(r"Leak: \d+ of 70 images of low show one of test", said)
     assert "ids are in both" not in said, "files of two folders may have one name"
     assert "top" not in said
 

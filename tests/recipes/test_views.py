@@ -29,6 +29,7 @@ from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.visible import Visible
 from pipeline.physics.watermark import Watermark
 from pipeline.physics.windows import RandomCrop, ShortClip
+from stages import compare
 from stages.compare import seen_by
 from stages.compose import Seen
 from stages.corrupt import Corrupt
@@ -228,3 +229,15 @@ def test_a_report_shows_what_each_part_of_a_combination_sees():
     assert (shown[2] == 64).all()
     assert tuple(drawn[1, 6]) == GROUND, "a frame, so that white is told from the page"
     assert all((drawn[56:, k * 64 : k * 64 + 64] < 128).any() for k in range(3)), "each with its name below"
+
+
+@pytest.mark.parametrize(("worst", "logarithmic"), [(2.0, False), (30.0, True), (0.05, True)])
+def test_errors_that_are_ten_times_apart_are_drawn_on_a_logarithmic_axis(monkeypatch, worst, logarithmic):
+    asked = []
+    monkeypatch.setattr(compare, "curves", lambda *given, log_y=False: asked.append(log_y) or b"")
+    model = step(Ingest(source_of("digits"), SHAPE))
+    names = ("ours", "clean_only")
+    report = compare.Compare("x", tuple(compare.Contestant(n, model, model) for n in names), (), "clean_only")
+    one = {"sigma": [0.1, 1.0], "denoising_error": 1.0, "ends": {"denoising_error": [0.9, 1.1]}}
+    report._numbers({name: one | {"mse": [1.0, 1.0 if name == "clean_only" else worst]} for name in names})
+    assert asked == [logarithmic]
