@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,10 +173,10 @@ class Compare(Stage):
 
     def _cost(self, at: Context) -> Section:
         """What every step took that this one needs, the longest first."""
-        took = Counter[str]()
+        took: dict[str, float] = defaultdict(float)
         for node in walk(*step(self).needs.values()):
             took[node.label] += at.store.artifact(node.address).seconds
-        order = took.most_common()
+        order = sorted(took.items(), key=lambda item: -item[1])
         rows: list[list[str | float | int]] = [[label, round(seconds, 1)] for label, seconds in order[:COSTLY]]
         rest = [seconds for _, seconds in order[COSTLY:]]
         rows += [[f"{len(rest)} shorter ones", round(sum(rest), 1)]] if rest else []

@@ -161,7 +161,7 @@ def partial_views(
     aside = max(4, round(held_out * clean))
     if aside >= clean:
         raise ValueError(
-            f"held_out is {held_out}, which are {aside} of the {clean} full images and leaves none to learn from: give "
+            f"held_out is {held_out}, which is {aside} of the {clean} full images and leaves none to learn from: give "
             "less (--held-out) or more of them (--clean)"
         )
     if own and (ceiling or combine is Mode.BETHE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import alone
 import numpy as np
@@ -20,10 +21,11 @@ from pipeline.physics.corruption import Noisy, Through
 from pipeline.physics.linear import LinearMap, unit
 from pipeline.physics.luminance import Luminance
 from pipeline.physics.masks import PixelMask
-from pipeline.physics.views import Crop, Pool
+from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.windows import RandomCrop
 from pipeline.store import Store
 from stages.corrupt import load
+from stages.probe import probe
 from stages.recipes.partial_views import partial_views
 from stages.train import Fit
 from stages.views import Named
@@ -53,9 +55,9 @@ def folder(place: Path, images: dict[str, np.ndarray], map: LinearMap | None = N
     return str(place)
 
 
-def run(tmp_path: Path, monkeypatch, views: tuple[Named, ...], **more):
+def run(tmp_path: Path, monkeypatch, views: tuple[Named, ...], **more: Any):
     alone.installed(monkeypatch)
-    how = {"samples": 8, "clean": 12} | SMALL | more
+    how: dict[str, Any] = {"samples": 8, "clean": 12} | SMALL | more
     return alone.made(partial_views(views=views, **how), Store(str(tmp_path / "store")))
 
 
@@ -172,3 +174,22 @@ def test_what_rows_that_arrived_do_not_go_with_is_refused_before_any_work(tmp_pa
 def test_numbers_that_leave_nothing_are_refused_by_their_options(wrong, says):
     with pytest.raises(ValueError, match=says):
         partial_views(**wrong)
+
+
+def test_masks_that_are_to_arrive_can_be_estimated_before_and_are_missed_where_there_are_none(tmp_path, monkeypatch):
+    bare = (Named("holes", PixelMask(0.4), whole=0.25, data=folder(tmp_path / "bare", digits(0, 30))),)
+    how = {"views": bare, "joint": False, "data": folder(tmp_path / "full", digits(40, 40)), "clean": 12} | SMALL
+    trained = next(node for node in walk(partial_views(**how)) if node.label == "view/holes")
+    assert len(probe(trained, trained.stage, Store(str(tmp_path / "none")), 4).seconds) == 3
+    with pytest.raises(ValueError, match=r"the rows have no mask: .* NAME\.mask\.png"):
+        run(tmp_path, monkeypatch, **how)
+
+
+def test_clips_that_arrived_are_a_view_of_longer_ones(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4, 3), (12 * k, 0, 99), np.uint8)) for k in range(20)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    view = Named("early", Frames((3, 4, 4, 4), (0, 1)), data=str(tmp_path / "film.gif"))
+    target = partial_views(data=str(tmp_path / "film.gif"), frames=4, views=(view,))
+    found = {node.label: node.stage for node in walk(target)}
+    assert found["data/early"].shape == (3, 2, 4, 4)
+    assert found["ingest/early"].source.frames == 2
