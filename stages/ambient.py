@@ -250,6 +250,7 @@ def course(
         clock=clock if earlier is None else replace(clock, images=earlier[1]["images"] + clock.images),
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=mixed.ids,
         earlier=earlier,
     )

@@ -133,6 +133,7 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=mixed.ids,
     )
 

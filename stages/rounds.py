@@ -122,10 +122,18 @@ def lessons(sets: NoisySets, restored: Step, rounds: Lessons, factor: float = 1.
 
 
 def deconvolve(
-    sets: NoisySets, first: Step, rounds: Rounds, backbone: Backbone, fit: Fit, scale: Scale, label: str = "round"
+    sets: NoisySets,
+    first: Step,
+    rounds: Rounds,
+    backbone: Backbone,
+    fit: Fit,
+    scale: Scale,
+    label: str = "round",
+    weights: Step | None = None,
 ) -> Rounded:
     """Rounds of restoring and fine-tuning, from the model `first`, which may be any denoiser of such images.
 
+    What the first round fine-tunes are the `weights` of another, where `first` has none of its kind (None: fresh ones).
     With `rounds.stop` the result is the model whose samples, noise added, are nearest to the noisy images in pixels;
     the one that rounds began with is among them.
     """
@@ -146,11 +154,11 @@ def deconvolve(
         at, model = f"{label}/{k}", models[-1]
         asked = Denoise(model, sets.noisy, sets.noise, rounds.sampler, sets.seed + k, unless=told)
         restored.append(step(asked, f"{at}/restored", scale))
-        start = model if isinstance(model.stage, TrainAmbient) else None
         rows = lessons(sets, restored[-1], rounds, min(1.0, k / rounds.ramp))
-        if start is None and told is not None:
-            raise ValueError("rounds that stop go on from a model of TrainAmbient: begin with one, or do not stop")
-        learned = TrainAmbient(rows, backbone, fit, sets.seed + k, start, rounds.objective, told)
+        mine = isinstance(model.stage, TrainAmbient)
+        start = model if mine else weights
+        # The first round is never one too many, and another kind of model cannot be its result.
+        learned = TrainAmbient(rows, backbone, fit, sets.seed + k, start, rounds.objective, told if mine else None)
         models.append(step(learned, at, scale))
         told = judged(models[-1], k, told) if rounds.stop else None
     model = models[-1] if told is None else step(Chosen(tuple(models), told), label)

@@ -140,5 +140,6 @@ def _course(stage: TrainTold, sets: list[Artifact], device: torch.device) -> Cou
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=lambda index: [ids[i] for i in index],
     )

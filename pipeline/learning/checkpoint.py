@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ class Checkpoints:
         folder = Path(self.folder)
         for aside in folder.glob(f"{REPLACED}*") if folder.is_dir() else ():  # a crash came between two renames
             place = folder / aside.name.removeprefix(REPLACED)
-            shutil.rmtree(aside) if place.exists() else os.replace(aside, place)
+            with suppress(FileNotFoundError):  # another worker, which begins too, was faster
+                shutil.rmtree(aside) if place.exists() else os.replace(aside, place)
         names = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else ()
         return sorted(names, key=lambda p: p.name, reverse=True)
 
@@ -173,7 +175,7 @@ def flaw(place: str | os.PathLike[str]) -> str | None:
         return next((f"{name} has changed" for name, sha in hashes.items() if _sha256(place / name) != sha), None)
     except OSError as error:
         return f"{Path(error.filename or place).name} cannot be read"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{MANIFEST} is not JSON"
 
 

@@ -38,6 +38,7 @@ class Course:
     key: Key
     validate: Callable[[nn.Module], float] | None = None
     bf16: bool = False
+    tf32: bool = False
     waited: float = 0.0
     names: Names | None = None
     held: Callable[[nn.Module], float] | None = None
@@ -82,7 +83,7 @@ class Course:
                     hooks=hooks,
                     validate=self.validate,
                     parallel=parallel,
-                    speed=replace(speed, bf16=speed.bf16 or self.bf16),
+                    speed=replace(speed, bf16=speed.bf16 or self.bf16, tf32=speed.tf32 or self.tf32),
                     names=self.names,
                     stop=stop,
                 )
