@@ -16,7 +16,7 @@ from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.data.bands import Allowed, banded
 from pipeline.data.manifest import Manifest
-from pipeline.data.reader import OPERATOR, InMemory, Reader
+from pipeline.data.reader import InMemory, Reader
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
@@ -122,14 +122,20 @@ Part = tuple[Reader, np.ndarray | float, Allowed]
 
 
 def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, device: torch.device) -> Course:
-    parts: list[Part] = []
-    for told, data in zip(stage.rows, sets, strict=True):
-        more = () if told.noise is not None else (OPERATOR + SIGMA,)
-        told_noise(Manifest.open(data.file), data, told.noise)
-        rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
-        parts += divided(rows, told, data, stage.objective) if more else [whole(rows, told, stage.objective)]
     model = None if start is None else unpack(start.read, device, Preconditioned)
-    return course(parts, stage, model, device)
+    return course(parts_of(stage.rows, sets, stage.fit, stage.objective, stage), stage, model, device)
+
+
+def parts_of(
+    rows: Sequence[Learned], sets: Sequence[Artifact], fit: Fit, objective: Ambient, network: object
+) -> list[Part]:
+    """The parts of a mixture, with what the network (or its stage, or its configuration) is told of the rows."""
+    parts: list[Part] = []
+    for told, data in zip(rows, sets, strict=True):
+        told_noise(Manifest.open(data.file), data, told.noise)
+        found = opened(data, fit.memory / len(sets), columns_of(network))
+        parts += divided(found, told, data, objective) if told.noise is None else [whole(found, told, objective)]
+    return parts
 
 
 def told_noise(rows: Manifest, data: Artifact, noise: float | None) -> None:
@@ -173,8 +179,6 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
 def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
     """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
     key = Key(stage.seed).fold("ambient")
-    if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
-        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
     torch.manual_seed(key.fold("weights").integer())
     if start is None:
         centre, spread = moments(parts)
@@ -185,16 +189,22 @@ def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | N
         if told := differing(start.state_dict(), model.state_dict(), "of start"):
             raise ValueError(f"start has another network than backbone: {told}")
         model.load_state_dict(start.state_dict())
-    model = model.to(device)
-    mixed = banded(parts, stage.fit.levels)
+    return learning(model.to(device), parts, stage.fit, stage.seed, stage.objective, key)
+
+
+def learning(model: Preconditioned, parts: Sequence[Part], fit: Fit, seed: int, objective: Ambient, key: Key) -> Course:
+    """What a worker trains, of a model on its device."""
+    if fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
+        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
+    mixed = banded(parts, fit.levels)
     return Course(
-        state=stage.fit.state(model),
-        batches=reader(mixed, stage.fit, stage.seed, condition_of(stage)),
-        objective=replace(stage.objective, precond=model.config.precond),
-        levels=stage.fit.levels,
-        clock=stage.fit.clock,
+        state=fit.state(model),
+        batches=reader(mixed, fit, seed, condition_of(model.config)),
+        objective=replace(objective, precond=model.config.precond),
+        levels=fit.levels,
+        clock=fit.clock,
         key=key,
-        bf16=stage.fit.bf16,
+        bf16=fit.bf16,
         names=mixed.ids,
     )
 

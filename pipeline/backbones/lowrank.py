@@ -33,6 +33,8 @@ class Adapters:
         where: to which weights.
     """
 
+    unprefixed = True  # the command line has --rank, not --adapters.rank
+
     rank: int = 4
     alpha: float | None = None
     where: Where = Where.ATTENTION
