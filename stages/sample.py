@@ -20,6 +20,7 @@ from pipeline.data.reader import CAPTION, column
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.discrete import Discrete
 from pipeline.diffusion.guide import Autoguided, ClassifierFree
 from pipeline.diffusion.latents import Autoencoder, in_pieces
 from pipeline.diffusion.sample import Heun, Sampler, samples
@@ -192,6 +193,8 @@ def _open(
             raise ValueError(f"the guide is told of {condition_of(worse.config)}, not {condition}: name another")
         D = Autoguided(network, worse, stage.weight, *(stage.interval or ()))
     coder = None if decoder is None else coder_of(decoder)
+    if coder is None and isinstance(getattr(network.config, "precond", None), Discrete) and shape[0] not in (1, 3):
+        raise ValueError(f"{model.address} makes latents of {shape[0]} channels, no images: give its decoder, too")
     if coder is not None and tuple(coder.config.latent) != shape:
         raise ValueError(f"the model makes rows {shape}, the decoder takes {tuple(coder.config.latent)}: name another")
     return _Asked(D, cond, shape, condition, device, coder)
