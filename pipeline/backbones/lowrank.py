@@ -89,11 +89,17 @@ def merge(network: nn.Module) -> None:
 
 
 def _suits(network: nn.Module, name: str, layer: nn.Module, where: Where) -> bool:
-    """Whether a layer is of the kind; attention's are called so by diffusers, and by our networks qkv and out."""
+    """Whether a layer is of the kind: attention's have names of their own in diffusers and in our networks."""
     conv = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and set(layer.kernel_size) == {1} and layer.groups == 1
     if not (isinstance(layer, nn.Linear) or conv):
         return False
+    if where is Where.LINEAR:
+        return True
     above, _, last = name.rpartition(".")
-    ours = last == "out" and hasattr(network.get_submodule(above), "qkv")
-    named = last in ("to_q", "to_k", "to_v", "qkv") or f".{name}".endswith(".to_out.0") or ours
-    return named or where is Where.LINEAR
+    around = network.get_submodule(above)
+    ours = hasattr(around, "qkv") or "Attention" in type(around).__name__
+    return (
+        last in ("to_q", "to_k", "to_v", "qkv")
+        or f".{name}".endswith(".to_out.0")
+        or (ours and last in ("into", "out"))
+    )

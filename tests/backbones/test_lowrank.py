@@ -134,6 +134,10 @@ def test_attention_is_adapted_and_nothing_else_unless_all_is_asked_for():
     assert {name.rsplit(".", 1)[-1] for name in named} == {"qkv", "out"}
     assert len(named) == 2 * 2
     assert len(adapt(awake("dit").net, ALL)) > len(named)
+    unet = awake("unet").net
+    attends = [n for n, m in unet.named_modules() if type(m).__name__ == "_Attention"]
+    assert sorted(adapt(unet, Adapters())) == sorted(f"{n}.{part}" for n in attends for part in ("into", "out"))
+    assert attends
     with pytest.raises(ValueError, match="no attention weights to be adapted: choose where: linear"):
         adapt(awake("mlp").net, Adapters())
 
