@@ -28,7 +28,7 @@ class Adapters:
     """What is added to a network.
 
     Args:
-        rank: r.
+        rank: that of what is added to a weight, r.
         alpha: α; B A is multiplied by α/r (None: by 1).
         where: to which weights.
     """

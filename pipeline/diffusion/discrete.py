@@ -71,7 +71,7 @@ class Discrete(Precond):
         """σ_t (T,) of every time step, ascending, float64."""
         return _logs(self, torch.device("cpu"), torch.float64).exp()
 
-    @property
+    @functools.cached_property
     def highest(self) -> float:
         """σ_T."""
         return float(self.sigmas()[-1])

@@ -35,6 +35,8 @@ class Autoencoder(Network):
                 raise ValueError(f"images are {tuple(self.shape)}: give (C, H, W) with sides divided by {self.factor}")
             if self.options.get("latents_mean") is not None or self.options.get("latents_std") is not None:
                 raise ValueError("its latents are scaled each channel for itself: only scaling_factor is taken")
+            if type(channels := self.options.get("latent_channels", 4)) is not int or channels < 1:
+                raise ValueError(f"latent_channels is {channels!r:.40}: give a number of channels")
             if not (isinstance(self.scaling, int | float) and 0 < self.scaling < math.inf):
                 raise ValueError(f"scaling_factor is {self.scaling!r:.40}: give a number above 0")
             if not (isinstance(self.shift, int | float) and math.isfinite(self.shift)):
@@ -51,7 +53,7 @@ class Autoencoder(Network):
         @property
         def latent(self) -> tuple[int, int, int]:
             """The shape of an image's latent."""
-            return (int(self.options.get("latent_channels", 4)), *(side // self.factor for side in self.shape[1:]))  # pyright: ignore[reportReturnType]
+            return (self.options.get("latent_channels", 4), *(side // self.factor for side in self.shape[1:]))  # pyright: ignore[reportReturnType]
 
         @property
         def scaling(self) -> Any:

@@ -135,6 +135,7 @@ UNET, SCHEDULE, VAE = "unet/config.json", "scheduler/scheduler_config.json", "va
         (SCHEDULE, {"num_train_timesteps": 10**9}, "2 to 100000 steps"),
         (VAE, {"_class_name": "VQModel"}, "only AutoencoderKL"),
         (VAE, {"latent_channels": 8}, "the network takes"),
+        (VAE, {"latent_channels": "x"}, "latent_channels"),
         (VAE, {"scaling_factor": "x"}, "scaling_factor"),
         (VAE, {"shift_factor": [1]}, "shift_factor"),
         (VAE, {"latents_mean": [0, 0, 0, 0]}, "each channel for itself"),
