@@ -270,7 +270,8 @@ def run(
             continue
         del schedule.running[node.address]
         made += error is None
-        listen(Event(node, "done" if error is None else "failed", seconds))
+        ended = "done" if error is None else "stopped" if isinstance(error, Enough) else "failed"
+        listen(Event(node, ended, seconds))
         failure = failure or (error and (node, error))
     if failure:
         raise StepFailed(*failure) from failure[1]

@@ -21,6 +21,8 @@ POLL = 2.0  # seconds between two looks at what another run is making, about
 class Event:
     """What happened to a step: `what` is start, done, cached, failed, probed, or waiting for a run that makes it.
 
+    Or stopped, where nobody wanted it any more (`Enough`).
+
     That other run has been making it `since`.
     """
 

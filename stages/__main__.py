@@ -31,6 +31,8 @@ VERBS = {  # and the module of each
     "export": ("verb_portable", "write a model for programs that do not know this project"),
     "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
     "data": ("verb_data", "say what images hold, and which are in two sets"),
+    "submit": ("verb_submit", "run a command as a job on a Ray cluster, and watch it"),
+    "preflight": ("verb_preflight", "on a cluster: look whether a command can run, then run it"),
     "doctor": ("doctor", "check this machine, the store, Ray and MLflow"),
 }
 USAGE = "usage: kintsugi VERB ...\n\n" + "\n".join(f"  {name:<10} {what}" for name, (_, what) in VERBS.items())
@@ -44,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         os.environ["KINTSUGI_DEBUG"] = "1"
     try:
-        return _command(words)
+        code = _command(words)
+        sys.stdout.flush()  # what a pipe has to say of it, it says here
+        return code
+    except BrokenPipeError:  # whoever read what was printed has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _say("interrupted: the same command continues where this one stopped", 130, debug)
     except Exception as error:

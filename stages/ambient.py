@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
 from pipeline.keys import Key
+from pipeline.learning.checkpoint import NUMBERS, run_from, whole_run
 from pipeline.learning.course import Course
-from pipeline.learning.state import differing
+from pipeline.learning.state import State, differing
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
 from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
 from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
+from stages.layers import TURN, in_front, known, layers
 from stages.train import Fit, Trains, count, opened, reader, save
 
 SIGMA = "sigma"  # the column of rows that were told how much noise each holds
@@ -44,6 +47,7 @@ class Learned:
         weight: of the set among those that may teach at the same level (None: the number of its rows).
         below: the σ above which it does not teach (None: it always may).
         above: the σ below which it does not (None: down to its noise).
+        factor: on its weight, such as what a row counts beside those of another set.
     """
 
     data: Step
@@ -51,12 +55,15 @@ class Learned:
     weight: float | None = None
     below: float | None = None
     above: float | None = None
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.noise is not None and not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is {self.noise}: give the σ that the rows hold, from 0")
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight is {self.weight}: give a number above 0")
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"factor is {self.factor}: give a number above 0, or leave the rows out")
         if self.below is not None and not self.below > max(self.noise or 0, self.above or 0):
             raise ValueError(f"rows with noise {self.noise} cannot teach below {self.below}: raise it")
 
@@ -76,6 +83,9 @@ class TrainAmbient(Trains):
         start: a model of the same network, but for its dropout, whose weights it begins with (None: with fresh ones).
         objective: what is minimised (its preconditioner is the network's); `Consistent` learns below all noise, too.
         unless: what has decided whether to go on (stages/proximal.py); where it did not, the result is `start`.
+        onward: an earlier part of the same course, which `keep` has kept: weights, averages, moments of the optimiser
+            and the clock go on where it ended, by the schedule that `fit` has and for `fit.images` more.
+        keep: whether another part may go on from this one; what is kept takes four times the weights' place.
     """
 
     rows: tuple[Learned, ...]
@@ -85,10 +95,19 @@ class TrainAmbient(Trains):
     start: Step | None = None
     objective: Ambient = Ambient()
     unless: Step | None = None
+    onward: Step | None = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("there are no rows to learn from: give a set at least")
+        if self.onward is not None and (self.start is not None or self.unless is not None):
+            raise ValueError("onward begins with all that the part before had: leave out start and unless")
+        if (self.keep or self.onward is not None) and (self.fit.cosine or self.fit.posthoc is not None):
+            raise ValueError(
+                "a part of a course has a share of its images: set fit.cosine to false, the whole course's schedule as "
+                "fit.optim.schedule, and leave out fit.posthoc"
+            )
         if self.unless is not None and self.start is None:
             raise ValueError("unless says when to stay with start: give a start, too")
 
@@ -100,11 +119,24 @@ class TrainAmbient(Trains):
     @property
     def sets(self) -> list[Step]:
         """What it learns from."""
-        return [each.data for each in self.rows]
+        return [layer for each in self.rows for layer in layers(each.data)]
+
+    @property
+    def untrained(self) -> Preconditioned.Config:
+        """What stands in for it before it is trained."""
+        return self.network
+
+    @property
+    def afresh(self) -> TrainAmbient:
+        """The same work without what it goes on from."""
+        return replace(self, start=None, unless=None, onward=None)
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
-        start = None if self.start is None else open(self.start)
-        return partial(_course, self, [open(data) for data in self.sets], start)
+        begun = self.onward or self.start
+        rows = tuple(replace(each, data=known(each.data)) for each in self.rows)
+        bare = replace(self, rows=rows, start=None, unless=None, onward=None)  # long chains cannot be pickled
+        sets = [[open(layer) for layer in layers(each.data)] for each in self.rows]
+        return partial(_course, bare, sets, None if begun is None else open(begun), self.onward is not None)
 
     def run(self, at: Context) -> None:
         if self.unless is not None and self.start is not None and at.open(self.unless).json("proximal.json")["over"]:
@@ -114,28 +146,36 @@ class TrainAmbient(Trains):
             return
         sets = [at.open(data) for data in self.sets]
         untold = taught(sets, self, at)
-        metrics = train(self.make(at.open), save, at, self.fit.cadence, count(sets))
+        metrics = train(self.make(at.open), whole_save if self.keep else save, at, self.fit.cadence, count(sets))
         at.out.write("metrics.json", json.dumps(metrics | untold))
+
+
+def whole_save(state: State) -> dict[str, bytes]:
+    """The artifact's files, with all that the run is."""
+    return save(state) | whole_run(state)
 
 
 Part = tuple[Reader, np.ndarray | float, Allowed]
 
 
-def _course(stage: TrainAmbient, sets: list[Artifact], start: Artifact | None, device: torch.device) -> Course:
-    model = None if start is None else unpack(start.read, device, Preconditioned)
-    return course(parts_of(stage.rows, sets, stage.fit, stage.objective, stage), stage, model, device)
-
-
-def parts_of(
-    rows: Sequence[Learned], sets: Sequence[Artifact], fit: Fit, objective: Ambient, network: object
-) -> list[Part]:
-    """The parts of a mixture, with what the network (or its stage, or its configuration) is told of the rows."""
+def _course(
+    stage: TrainAmbient, sets: list[list[Artifact]], begun: Artifact | None, onward: bool, device: torch.device
+) -> Course:
     parts: list[Part] = []
-    for told, data in zip(rows, sets, strict=True):
+    for told, (data, *behind) in zip(stage.rows, sets, strict=True):
         told_noise(Manifest.open(data.file), data, told.noise)
-        found = opened(data, fit.memory / len(sets), columns_of(network))
-        parts += divided(found, told, data, objective) if told.noise is None else [whole(found, told, objective)]
-    return parts
+        if TURN in data.names():
+            rows = InMemory(in_front([data, *behind], stage.fit.memory / len(sets)), columns_of(stage))
+        else:
+            rows = opened(data, stage.fit.memory / len(sets), columns_of(stage))
+        own = told.noise is None
+        parts += divided(rows, told, data, stage.objective) if own else [whole(rows, told, stage.objective)]
+    model = None if begun is None else unpack(begun.read, device, Preconditioned)
+    if begun is None or not onward:
+        return course(parts, stage, model, device)
+    if NUMBERS not in begun.names():
+        raise ValueError(f"{begun.address} keeps nothing to go on from: train it with keep")
+    return course(parts, stage, model, device, run_from(begun.read))
 
 
 def told_noise(rows: Manifest, data: Artifact, noise: float | None) -> None:
@@ -148,7 +188,7 @@ def whole(rows: Reader, told: Learned, objective: Ambient) -> Part:
     """A set of one noise, as a part of a mixture."""
     floor = told.noise or 0.0
     low = max(objective.least(floor), told.above or 0.0)
-    return rows, floor, Allowed(low, told.below or math.inf, told.weight or len(rows))
+    return rows, floor, Allowed(low, told.below or math.inf, told.factor * (told.weight or len(rows)))
 
 
 def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> list[Part]:
@@ -170,14 +210,23 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
         where = Allowed(
             max(objective.least(float(floors[group].max())), told.above or 0.0),
             told.below or math.inf,
-            (told.weight or len(held)) * len(group) / len(held),
+            told.factor * (told.weight or len(held)) * len(group) / len(held),
         )
         found.append((part, floors[group], where))
     return found
 
 
-def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | None, device: torch.device) -> Course:
-    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed."""
+def course(
+    parts: Sequence[Part],
+    stage: TrainAmbient,
+    start: Preconditioned | None,
+    device: torch.device,
+    earlier: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> Course:
+    """What a worker trains on parts of a mixture: the stage's network, as `start` has it or drawn from its seed.
+
+    With what an `earlier` run ended as, it goes on from there for `fit.images` more.
+    """
     key = Key(stage.seed).fold("ambient")
     torch.manual_seed(key.fold("weights").integer())
     if start is None:
@@ -189,23 +238,33 @@ def course(parts: Sequence[Part], stage: TrainAmbient, start: Preconditioned | N
         if told := differing(start.state_dict(), model.state_dict(), "of start"):
             raise ValueError(f"start has another network than backbone: {told}")
         model.load_state_dict(start.state_dict())
-    return learning(model.to(device), parts, stage.fit, stage.seed, stage.objective, key)
+    return learning(model.to(device), parts, stage.fit, stage.seed, stage.objective, key, earlier)
 
 
-def learning(model: Preconditioned, parts: Sequence[Part], fit: Fit, seed: int, objective: Ambient, key: Key) -> Course:
+def learning(
+    model: Preconditioned,
+    parts: Sequence[Part],
+    fit: Fit,
+    seed: int,
+    objective: Ambient,
+    key: Key,
+    earlier: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> Course:
     """What a worker trains, of a model on its device."""
     if fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
         raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
-    mixed = banded(parts, fit.levels)
+    mixed, clock = banded(parts, fit.levels), fit.clock
     return Course(
         state=fit.state(model),
         batches=reader(mixed, fit, seed, condition_of(model.config)),
         objective=replace(objective, precond=model.config.precond),
         levels=fit.levels,
-        clock=fit.clock,
+        clock=clock if earlier is None else replace(clock, images=earlier[1]["images"] + clock.images),
         key=key,
         bf16=fit.bf16,
+        tf32=fit.tf32,
         names=mixed.ids,
+        earlier=earlier,
     )
 
 

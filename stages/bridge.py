@@ -104,5 +104,6 @@ def course(stage: TrainBridge, sets: list[Artifact], start: Artifact | None, dev
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=rows.ids,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.data.similar import ALIKE, RADIUS
-from pipeline.engine.pictures import grid
+from pipeline.engine.pictures import GROUND, grid
 from pipeline.engine.report import Report, Section
 from pipeline.graph import Context
 from pipeline.physics.linear import Identity
@@ -182,7 +182,7 @@ def _gallery(one: Found, at: Context) -> tuple[str, bytes]:
         lines.append(_pixels(before.x()))
         told.append("the original")
     return f"{one.name}, from above: {'; '.join(told)}.", grid(
-        _tiles([image for line in lines for image in line]), len(rows)
+        _tiles([image for line in lines for image in line]), len(rows), ground=GROUND
     )
 
 
@@ -202,9 +202,9 @@ def _pixels(x: torch.Tensor) -> np.ndarray:
 
 
 def _tiles(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Images (C, H, W) of any sizes in colour, on white of one size: (N, 3, H, W)."""
+    """Images (C, H, W) of any sizes in colour, on ground of one size: (N, 3, H, W)."""
     height, width = (max((image.shape[axis] for image in images), default=1) for axis in (1, 2))
-    out = np.full((len(images), 3, height, width), 255, np.uint8)
+    out = np.tile(np.array(GROUND, np.uint8)[:, None, None], (len(images), 1, height, width))
     for place, image in zip(out, images):
         place[:, : image.shape[1], : image.shape[2]] = image if len(image) == 3 else image[:1]
     return out

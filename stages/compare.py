@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 
 from pipeline.config import nearest
 from pipeline.diffusion.combine import visible
-from pipeline.engine.pictures import bars, curves, grid, pixels
+from pipeline.engine.pictures import bars, curves, grid, named, pixels
 from pipeline.engine.report import Report, Section
-from pipeline.graph import Context, Stage, Step
+from pipeline.graph import Context, Stage, Step, step, walk
 from pipeline.metrics.judging import ORDER
 from pipeline.store import Artifact
 from stages import views_page
@@ -23,6 +24,9 @@ from stages.compose import Seen
 from stages.corrupt import load
 from stages.judge import flat
 from stages.judgement_page import between, judgements
+
+FAR = 10  # times the baseline's error from which on an axis is logarithmic
+COSTLY = 60  # steps whose cost is listed
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Compare(Stage):
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Section("What they learned from", pictures=shown))
         report.parts += [] if self.census is None else [summary(at.open(self.census))]
-        report.parts += self._calibration(at)
+        report.parts += [*self._calibration(at), self._cost(at)]
         cards = {c.name: found[c.name]["cards"] for c in self.contestants}
         report.parts.append(Section("How it was measured", code=json.dumps(cards, indent=1, ensure_ascii=False)))
         for part in report.parts:
@@ -149,7 +153,9 @@ class Compare(Stage):
         else:
             base = np.array(found[self.against]["mse"])
             relative = {name: (np.array(m["mse"]) / base).tolist() for name, m in found.items()}
-            shown = curves(sigma, relative, "σ", f"mean-square error / {self.against}'s")
+            every = [value for values in relative.values() for value in values]
+            far = max(every) > FAR or min(every) < 1 / FAR
+            shown = curves(sigma, relative, "σ", f"mean-square error / {self.against}'s", log_y=far)
             over = (f"error over noise levels, relative to {self.against}", shown)
         return Section(
             "Numbers",
@@ -165,6 +171,22 @@ class Compare(Stage):
             ],
         )
 
+    def _cost(self, at: Context) -> Section:
+        """What every step took that this one needs, the longest first."""
+        took: dict[str, float] = defaultdict(float)
+        for node in walk(*step(self).needs.values()):
+            took[node.label] += at.store.artifact(node.address).seconds
+        order = sorted(took.items(), key=lambda item: -item[1])
+        rows: list[list[str | float | int]] = [[label, round(seconds, 1)] for label, seconds in order[:COSTLY]]
+        rest = [seconds for _, seconds in order[COSTLY:]]
+        rows += [[f"{len(rest)} shorter ones", round(sum(rest), 1)]] if rest else []
+        text = (
+            "What each step took by the wall clock when it was made, with the start of its processes: data, views, "
+            "calibration (base), residual (composed), comparisons, sampling and evaluation. Steps that ran side by "
+            f"side, and took longer for it, count in full: {sum(took.values()):.0f} s in all."
+        )
+        return Section("Cost of each stage", [text], ["step", "seconds"], rows)
+
     def _calibration(self, at: Context) -> list[Section]:
         if self.calibration is None or self.base is None:
             return []
@@ -172,14 +194,14 @@ class Compare(Stage):
         models = [at.store.artifact(needs[f"views.{k}.model"]) for k in range(len(self.names))]
         views, *others = views_page.sections(base, at.open(self.calibration), models, self.names)
         parts: Sequence[Seen] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
-        picture = (f"in white what each sees: {', '.join(self.names)}", seen_by(parts))
+        picture = ("in white what each sees", seen_by(parts, self.names))
         return [replace(views, pictures=[picture, *views.pictures]), *others]
 
 
-def seen_by(parts: Sequence[Seen]) -> bytes:
+def seen_by(parts: Sequence[Seen], names: Sequence[str]) -> bytes:
     """A picture for each part of a combination: how much of every pixel it sees, on average over the channels."""
     shares = torch.stack([visible(part.map).mean(0) for part in parts])
-    return grid((255 * shares).round().clamp(0, 255).to(torch.uint8)[:, None].numpy())
+    return named((255 * shares).round().clamp(0, 255).to(torch.uint8)[:, None].numpy(), names)
 
 
 def _first(data: Artifact) -> bytes:

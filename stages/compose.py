@@ -73,7 +73,7 @@ class Combine(Stage):
         mode: how the views are combined (pipeline/diffusion/combine.py).
     """
 
-    version: ClassVar[int] = 3  # 3: modes, and the account of views
+    version: ClassVar[int] = 4  # 4: a scalar on x among those of `stack`
 
     views: tuple[Seen, ...]
     clean: Step
@@ -151,6 +151,7 @@ class Filled:
     found: dict[str, float]
 
 
+HARM = 1.05  # times the error of least squares from which on a combination is warned of
 ASKED = 4  # how many sums _calibrated asks for: of errors, lifts, what is left, and the account of views
 
 
@@ -198,13 +199,14 @@ def _told(
 ) -> tuple[dict[str, bytes], dict[str, object]]:
     """The base's files, and what its report needs."""
     covariance, told = came
-    if told.harm > 1:
+    if told.harm > HARM:
         log.warning(
-            "the views overlap and are summed: %.1f times the error of least squares; leave mode auto", told.harm
+            "views combined by %s have %.1f times the error of least squares on held-out images: leave combine auto",
+            *(base.mode.value, told.harm),
         )
     found: dict[str, object] = dict(filled)
     found |= {"mode": base.mode.value, "harm": told.harm, "worth": told.worth(source.stage.bins)}
-    found |= {name: getattr(told, name).tolist() for name in ("error", "without", "lift", "share")}
+    found |= {name: getattr(told, name).tolist() for name in ("error", "without", "lift", "weight")}
     found["sigma"] = base.config.bins.centres().tolist()
     found["view_error"] = base.error.tolist()
     found["covariance"] = covariance.tolist()

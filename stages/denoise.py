@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,7 @@ from pipeline.store import Artifact
 from stages.ambient import SIGMA, told_noise
 from stages.conditioned import cond_of
 from stages.corrupt import shape_of
+from stages.layers import known
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Denoise(Stage):
             Manifest.of([], told.shape, "float16").write(at.out)
             return
         model = at.open(self.model)
-        load = partial(_load, model, tuple(told.shape))
-        counts = map_shards(partial(_denoise, self, data), told.filled().tolist(), at, load=load)
+        load = partial(loaded, model, tuple(told.shape))
+        bare = replace(self, model=known(self.model), data=known(self.data), unless=None)
+        counts = map_shards(partial(_denoise, bare, data), told.filled().tolist(), at, load=load)
         Manifest.of(counts, told.shape, "float16").write(at.out)
 
 
-def _load(model: Artifact, shape: tuple[int, ...]) -> Network:
+def loaded(model: Artifact, shape: tuple[int, ...]) -> Network:
+    """A denoiser, where it is to work. Raises ValueError: it makes images of another shape."""
     D = unpack(model.read, "cuda" if torch.cuda.is_available() else "cpu")
     if tuple(D.config.shape) != shape:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"the model makes images {tuple(D.config.shape)} and the rows are {shape}: name another")
@@ -85,7 +88,11 @@ def _load(model: Artifact, shape: tuple[int, ...]) -> Network:
 
 
 def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Network]) -> tuple[Examples, Report]:
-    D, rows = model(), read_shard(data.file(name(piece)), name(piece))
+    return denoised(stage, read_shard(data.file(name(piece)), name(piece)), model(), data), {}
+
+
+def denoised(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Examples:
+    """Rows of a set, denoised as the stage says; a row's outcome does not depend on those beside it."""
     device = next(D.parameters()).device
     if stage.noise is None and SIGMA not in rows.operator:
         raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
@@ -96,7 +103,7 @@ def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Net
         keys = [Key(stage.seed).fold("denoise", rows.ids[k]) for k in at]
         cond = None if told is None else told[at].to(device)
         done.append(stage.sampler(D, rows.x(at).to(device), torch.from_numpy(floors[at]), cond, keys).cpu())
-    return restored(rows, torch.cat(done)), {}
+    return restored(rows, torch.cat(done))
 
 
 def restored(rows: Examples, found: Tensor) -> Examples:

@@ -15,13 +15,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.engine.cluster import check_answers, cores
+from pipeline.engine.preflight import PACKAGES
 from pipeline.engine.track import default_uri, without_password
 from pipeline.place import Place
 from pipeline.store import Store
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.failures import explain
 
-PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "numpy", "fsspec", "pydantic", "safetensors")
 NEEDED_BYTES = 2 << 30
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
 from stages.conditioned import cond_of, condition_of
 from stages.corrupt import load
+from stages.layers import known
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Evaluate(Stage):
     crossed: bool = False
 
     def run(self, at: Context) -> None:
-        found = cluster.call(at.scale, _evaluate, self, at.open(self.model), at.open(self.test))
+        bare = replace(self, model=known(self.model), test=known(self.test))
+        found = cluster.call(at.scale, _evaluate, bare, at.open(self.model), at.open(self.test))
         at.out.write("metrics.json", json.dumps(found))
         at.tracker.metrics({k: v for k, v in found.items() if isinstance(v, float)}, at=0)
         at.tracker.card("metric_card.json", found["cards"])

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from pipeline.backbones.lowrank import Adapters, adapt, merge
+from pipeline.data.manifest import Manifest
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.engine.train import Make, train
 from pipeline.graph import Context, Step
@@ -19,10 +20,10 @@ from pipeline.learning.state import State
 from pipeline.learning.weights import pack, unpack
 from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
-from stages.ambient import Learned, learning, parts_of
-from stages.conditioned import taught
+from stages.ambient import Learned, Part, divided, learning, told_noise, whole
+from stages.conditioned import columns_of, taught
 from stages.networks import described
-from stages.train import Fit, Trains, count
+from stages.train import Fit, Trains, count, opened
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ class Tune(Trains):
 
 def _course(stage: Tune, start: Artifact, sets: Sequence[Artifact], device: torch.device) -> Course:
     model = unpack(start.read, device, Preconditioned)
-    parts = parts_of(stage.rows, sets, stage.fit, stage.objective, model.config)
+    parts: list[Part] = []
+    for told, data in zip(stage.rows, sets, strict=True):
+        told_noise(Manifest.open(data.file), data, told.noise)
+        rows, own = opened(data, stage.fit.memory / len(sets), columns_of(model.config)), told.noise is None
+        parts += divided(rows, told, data, stage.objective) if own else [whole(rows, told, stage.objective)]
     if (found := tuple(parts[0][0].shape)) != tuple(model.config.shape):
         raise ValueError(f"{start.address} makes rows {tuple(model.config.shape)} and these are {found}: name another")
     key = Key(stage.seed).fold("tune")

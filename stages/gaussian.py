@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.coverage import apart, told_apart
 from pipeline.data.leaks import Damage
 from pipeline.data.records import Examples
 from pipeline.diffusion.gaussian import Gaussian
 from pipeline.engine import cluster
 from pipeline.graph import Context, Stage, Step
 from pipeline.keys import Key
-from pipeline.learning.gaussian import Law, Measured, apart, fit
+from pipeline.learning.gaussian import Law, Measured, fit
 from pipeline.learning.weights import pack
 from pipeline.store import Artifact
 from stages.corrupt import load
@@ -79,14 +80,9 @@ def _fit(stage: FitGaussian, data: Artifact, damage: Damage) -> tuple[Law, list[
         rows = rows.take(np.sort(Key(stage.seed).fold("rows").numpy().choice(len(rows), stage.rows, replace=False)))
     size = max(1, AT_ONCE // (n * math.prod(rows.shape)))
     parts = Batches(rows, damage, size)
-    alone = apart(parts, n).triu().nonzero()
-    if len(alone):
-        first = " and ".join(str(tuple(int(k) for k in np.unravel_index(int(i), damage.shape))) for i in alone[0])
-        log.warning(
-            "%d of %d pairs of numbers are shown together by none of these rows, such as %s: how they go together is "
-            "not learnt",
-            *(len(alone), n * (n + 1) // 2, first),
-        )
+    places = np.stack(np.unravel_index(np.arange(n), damage.shape), 1)
+    if said := told_apart(apart((part.shows for part in parts), n), places, "numbers"):
+        log.warning("%s", said)
     return fit(parts, n, stage.rank or n, stage.iterations)
 
 

@@ -170,6 +170,7 @@ def _course(stage: TrainGSURE, data: Artifact, device: torch.device) -> Course:
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=lambda index: [rows.ids[i] for i in index],
     )
 

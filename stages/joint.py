@@ -131,6 +131,7 @@ def _course(stage: TrainJoint, views: list[Artifact], clean: Artifact, device: t
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=lambda index: [ids[i] for i in index],
     )
 

@@ -90,8 +90,8 @@ class NoisySets(Contest):
         return self.clean or self.noisy
 
 
-def noisy_sets(images: Images, harm: Harm, seed: int) -> NoisySets:
-    """The sets of a recipe: no image is in two of them."""
+def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySets:
+    """The sets of a recipe: no image is in two of them, and `aside` after the clean ones are in none that is noisy."""
     full = images.ingest("ingest")
     clean, test, count, wide = harm.clean, harm.test, harm.count, images.wide
     held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", wide)
@@ -102,9 +102,9 @@ def noisy_sets(images: Images, harm: Harm, seed: int) -> NoisySets:
         arrived = images.of(harm.noisy).ingest("ingest/noisy", known=known)
         many = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/noisy", wide)
     else:
-        harmed = Corrupt(full, Part(test + clean, count, seed), Noisy(noise=harm.level or 0.0), seed)
+        harmed = Corrupt(full, Part(test + clean + aside, count, seed), Noisy(noise=harm.level or 0.0), seed)
         many = step(harmed, "data/noisy", wide)
-        every = Part(test, None if count is None else clean + count, seed)
+        every = Part(test, None if count is None else clean + aside + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", wide)
     sets = [("clean", few), ("noisy", many), ("test", held)]
     looked = Census(tuple(Stored(name, data) for name, data in sets if data is not None), seed)

@@ -16,21 +16,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.backbones.condition import Condition, Embedded
+from pipeline.backbones.condition import Embedded
 from pipeline.data.damaged import EMBEDDING
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import OPERATOR
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
 from pipeline.engine.train import speed_of
-from pipeline.graph import Stage, Step
+from pipeline.graph import Step
 from pipeline.keys import Key
 from pipeline.learning.course import Course
 from pipeline.learning.stopwatch import Stopwatch
 from pipeline.learning.weights import pack
+from pipeline.physics.corruption import Clean
 from pipeline.store import Artifact, Store
 from stages.conditioned import condition_of
 from stages.corrupt import Corrupt, shape_of
+from stages.told import TrainTold
 from stages.train import Trains
 
 ROWS = 32  # of a set that is not there yet; the course reads them again and again
@@ -84,13 +86,14 @@ def _course(stage: Trains, store: Store, device: torch.device) -> Iterator[Cours
         aside = Store(folder)
 
         def opened(need: Step) -> Artifact:
-            return (store if store.has(need) else _stand_in(need, aside, condition_of(stage))).artifact(need.address)
+            return (store if store.has(need) else _stand_in(need, stage, aside)).artifact(need.address)
 
-        yield stage.make(opened)(device)
+        yield getattr(stage, "afresh", stage).make(opened)(device)
 
 
-def _stand_in(need: Step, aside: Store, told: Condition | None = None) -> Store:
-    """Have the artifact of a step in `aside`, as it will be but for what it says; rows have what a network is told."""
+def _stand_in(need: Step, asked: Trains, aside: Store) -> Store:
+    """Have the artifact of a step in `aside`, as it will be but for what it says; rows have what `asked` is told."""
+    told = condition_of(asked)
     untrained = getattr(need.stage, "untrained", None)
     if aside.has(need):
         return aside
@@ -106,17 +109,24 @@ def _stand_in(need: Step, aside: Store, told: Condition | None = None) -> Store:
         operator = {EMBEDDING: np.ones((ROWS, vectors), np.float32)} if vectors else {}
         captions = tuple(f"a caption like {i}" for i in ids)
         with out.writing(name(0)) as file:
-            write_shard(file, Examples(tuple(ids), pixels, labels, _operator(need.stage) | operator, captions))
+            write_shard(file, Examples(tuple(ids), pixels, labels, _operator(need, asked) | operator, captions))
         Manifest.of([ROWS], shape, "uint8").write(out)
     return aside
 
 
-def _operator(stage: Stage) -> dict[str, np.ndarray]:
-    """What is known of the operators of rows that a corruption is to make, drawn anew; of others nothing."""
+def _operator(need: Step, asked: Trains) -> dict[str, np.ndarray]:
+    """What is known of the operators of rows that a corruption is to make, drawn anew; of others nothing.
+
+    Of rows that will arrive with masks, those of the corruption by which `asked` is told them.
+    """
+    stage = need.stage
     if not isinstance(stage, Corrupt):
         return {}
+    corruption = stage.corruption
+    if isinstance(corruption, Clean) and isinstance(asked, TrainTold) and asked.data.address == need.address:
+        corruption = asked.corruption
     shape, key = shape_of(stage.data), Key(0).fold("probe operator")
-    drawn = [stage.corruption.draw(shape, key.fold("row", i)) for i in range(ROWS)]
+    drawn = [corruption.draw(shape, key.fold("row", i)) for i in range(ROWS)]
     return {column: np.stack([np.asarray(row[column]) for row in drawn]) for column in drawn[0]}
 
 

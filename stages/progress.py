@@ -14,6 +14,14 @@ from pipeline.graph import Event, Step
 
 SHOWN = ("loss", "images_per_second", "rows_per_second", "input_wait_percent", "eta", "done")
 
+MARKS = {
+    "done": "[green]✓[/]",
+    "cached": "[dim]·[/]",
+    "failed": "[red]✗[/]",
+    "stopped": "[yellow]–[/]",
+    "probed": "[dim]≈[/]",
+}
+
 
 class Progress(ABC):
     """Listens to the graph's events and to running steps' metrics."""
@@ -103,7 +111,7 @@ class Bars(Progress):
             return
         if key in self._tasks:
             self.bars.remove_task(self._tasks.pop(key))
-        mark = {"done": "[green]✓[/]", "cached": "[dim]·[/]", "failed": "[red]✗[/]", "probed": "[dim]≈[/]"}[event.what]
+        mark = MARKS[event.what]
         took = f"{event.seconds:6.1f} s" if event.seconds else "  cached"
         self.console.print(f"{mark} {event.step.label:<18} {took}  [dim]{key}[/]", highlight=False)
 

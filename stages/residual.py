@@ -129,6 +129,7 @@ def _course(stage: TrainResidual, base: Artifact, clean: Artifact, held: Artifac
         key=key,
         validate=watched if how.patience else None,
         bf16=fit.bf16,
+        tf32=fit.tf32,
         names=InMemory(examples).ids,
         held=watched,
     )

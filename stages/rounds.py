@@ -20,12 +20,10 @@ from stages.train import Fit
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """What a round is, and how many there are.
+class Lessons:
+    """How noisy images are denoised, and who learns what of the outcome.
 
     Args:
-        most: the largest number of rounds.
-        stop: whether the rounds end when samples, noise added, no longer come nearer to the noisy images.
         share: of the clean images in what is learned from, besides the restored ones (None: by their number).
         stochastic: whether noisy images are denoised by draws from the posterior, not along the probability flow.
         steps: noise levels from the largest to the least, of which denoising takes those below the images' noise.
@@ -36,8 +34,6 @@ class Rounds:
         only_below: whether restored images teach only where noisy ones cannot.
     """
 
-    most: int = 3
-    stop: bool = True
     share: float | None = None
     stochastic: bool = False
     steps: int = 64
@@ -47,8 +43,8 @@ class Rounds:
     only_below: bool = False
 
     def __post_init__(self) -> None:
-        if self.most < 1 or self.steps < 2:
-            raise ValueError(f"most is {self.most} and steps {self.steps}: give a round at least, and 2 steps")
+        if self.steps < 2:
+            raise ValueError(f"steps is {self.steps}: give 2 steps at least")
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"share is {self.share}: give the clean images' share, within (0, 1)")
         _ = self.objective  # its complaints are due now
@@ -69,6 +65,26 @@ class Rounds:
 
 
 @dataclass(frozen=True)
+class Rounds(Lessons):
+    """What a round is, and how many there are.
+
+    Args:
+        most: the largest number of rounds.
+        stop: whether the rounds end when samples, noise added, no longer come nearer to the noisy images.
+        ramp: rounds until restored images count in full: in round k each counts for k/ramp of a clean one.
+    """
+
+    most: int = 3
+    stop: bool = True
+    ramp: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most < 1 or self.ramp < 1:
+            raise ValueError(f"most is {self.most} and ramp {self.ramp}: give a round at least")
+
+
+@dataclass(frozen=True)
 class Rounded:
     """The model after the best round, those that rounds began with and ended with, and what each restored."""
 
@@ -83,8 +99,11 @@ def pretrain(sets: NoisySets, backbone: Backbone, fit: Fit, scale: Scale, label:
     return step(asked, label, scale, (sets.census,))
 
 
-def lessons(sets: NoisySets, restored: Step, rounds: Rounds) -> tuple[Learned, ...]:
-    """What a round learns from, each set at the levels and with the weight that are its own."""
+def lessons(sets: NoisySets, restored: Step, rounds: Lessons, factor: float = 1.0) -> tuple[Learned, ...]:
+    """What a round learns from, each set at the levels and with the weight that are its own.
+
+    `factor` is on the weight of restored rows; with 0 they are left out.
+    """
     noise = rounds.residual * sets.level if rounds.residual else 0.0
     noisy = (Learned(sets.noisy, sets.noise),) if rounds.direct else ()
     found = [Learned(restored, noise)]
@@ -98,14 +117,23 @@ def lessons(sets: NoisySets, restored: Step, rounds: Rounds) -> tuple[Learned, .
         both = 1.0 if rounds.only_below or not noisy else 0.5
         found = [replace(each, weight=rest * (1.0 if each.above is None else both)) for each in found]
         noisy = tuple(replace(each, weight=rest * both) for each in noisy)
+    found = [replace(each, factor=factor) for each in found] if factor else []
     return (*clean, *found, *noisy)
 
 
 def deconvolve(
-    sets: NoisySets, first: Step, rounds: Rounds, backbone: Backbone, fit: Fit, scale: Scale, label: str = "round"
+    sets: NoisySets,
+    first: Step,
+    rounds: Rounds,
+    backbone: Backbone,
+    fit: Fit,
+    scale: Scale,
+    label: str = "round",
+    weights: Step | None = None,
 ) -> Rounded:
     """Rounds of restoring and fine-tuning, from the model `first`, which may be any denoiser of such images.
 
+    What the first round fine-tunes are the `weights` of another, where `first` has none of its kind (None: fresh ones).
     With `rounds.stop` the result is the model whose samples, noise added, are nearest to the noisy images in pixels;
     the one that rounds began with is among them.
     """
@@ -126,12 +154,22 @@ def deconvolve(
         at, model = f"{label}/{k}", models[-1]
         asked = Denoise(model, sets.noisy, sets.noise, rounds.sampler, sets.seed + k, unless=told)
         restored.append(step(asked, f"{at}/restored", scale))
-        start = model if isinstance(model.stage, TrainAmbient) else None
-        rows = lessons(sets, restored[-1], rounds)
-        if start is None and told is not None:
-            raise ValueError("rounds that stop go on from a model of TrainAmbient: begin with one, or do not stop")
-        learned = TrainAmbient(rows, backbone, fit, sets.seed + k, start, rounds.objective, told)
+        rows = lessons(sets, restored[-1], rounds, min(1.0, k / rounds.ramp))
+        mine = isinstance(model.stage, TrainAmbient)
+        start = model if mine else weights
+        # The first round is never one too many, and another kind of model cannot be its result.
+        learned = TrainAmbient(rows, backbone, fit, sets.seed + k, start, rounds.objective, told if mine else None)
         models.append(step(learned, at, scale))
         told = judged(models[-1], k, told) if rounds.stop else None
     model = models[-1] if told is None else step(Chosen(tuple(models), told), label)
     return Rounded(model, tuple(models), tuple(restored))
+
+
+def images_seen(model: Step) -> int:
+    """How many images a model has seen, with all that its training began with."""
+    found, at = 0, model
+    while at is not None:
+        if not isinstance(at.stage, TrainAmbient):
+            raise ValueError(f"{at.label} is no training whose images could be counted: begin with one")
+        found, at = found + at.stage.fit.images, at.stage.onward or at.stage.start
+    return found

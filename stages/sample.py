@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
 from stages.latents import coder_of
+from stages.layers import known
 
 DECODED = 32  # latents that become images at a time: those take many times the memory
 PIECE = 2048  # images that are drawn, and written, by one worker in one go
@@ -114,7 +115,8 @@ class Sample(Stage):
                     f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
                     "or train it with fit.unconditional above 0"
                 )
-        first = self._draw(partial(_open, self, model, guide, like, decoder), at)
+        bare = replace(self, model=known(self.model))
+        first = bare._draw(partial(_open, bare, model, guide, like, decoder), at)
         picture = lines(first.images, first.label) if self.labels else grid(first.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)

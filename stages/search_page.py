@@ -11,6 +11,10 @@ from pipeline.engine.report import Report, Section
 from stages.sought import Sought
 
 SHOWN = 50  # rows of the leaderboard
+STOPPED_LOSS = (
+    "The loss of {} that a trial had when it was stopped is no {}, and not to be compared with the winner's final "
+    "number: it is of another moment, on other rows, and was compared with other trials at the same moment alone."
+)
 
 
 def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best: Trial, options: str) -> str:
@@ -57,14 +61,14 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
             ("every finished trial; the winner is red", parallel(axes, scores, metric, winner)),
             ("the metric against each option; the winner is a star", effects(axes, scores, metric, winner)),
         ]
-        report.parts.append(Section("What was tried and what it came to", pictures=seen))
+        report.parts.append(Section("What was tried and what it came to", untried(plan, trials), pictures=seen))
     if by[STOPPED]:
         stopped = [
             [trial.number, *_cells(trial, paths), *(trial.history[-1] if trial.history else ("", ""))]
             for trial in by[STOPPED]
         ]
         header = ["trial", *paths, f"percent of {sought.watched}", "its loss then"]
-        report.parts.append(Section("Stopped early", header=header, rows=stopped))
+        report.parts.append(Section("Stopped early", [STOPPED_LOSS.format(sought.watched, metric)], header, stopped))
     if by[FAILED]:
         failed = [[trial.number, *_cells(trial, paths), trial.reason] for trial in by[FAILED]]
         report.parts.append(Section("Failed", header=["trial", *paths, "why"], rows=failed))
@@ -74,6 +78,20 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
     text = f"kintsugi run {recipe} --config best.yaml makes the winner's whole report, on the test images."
     report.parts.append(Section("The winner's options", [text], code=options))
     return report.html()
+
+
+def untried(plan: Plan, trials: Sequence[Trial]) -> list[str]:
+    """A sentence for each option of which a listed value was in no trial, or in none that finished."""
+    said = []
+    for path, space in plan.spaces.items():
+        drawn = {repr(trial.options[path]) for trial in trials}
+        done = {repr(trial.options[path]) for trial in trials if trial.status == FINISHED}
+        values = space.arguments if space.finite else ()
+        never = [str(value) for value in values if repr(value) not in drawn]
+        unfinished = [str(value) for value in values if repr(value) in drawn - done]
+        said += [f"Never tried of {path}: {', '.join(never)}."] if never else []
+        said += [f"Tried of {path} by no trial that finished: {', '.join(unfinished)}."] if unfinished else []
+    return said
 
 
 def _ends(trial: Trial) -> str:

@@ -138,6 +138,13 @@ class Stored(Set):
 
 
 @dataclass(frozen=True)
+class Arrived(Stored):
+    """Rows of another collection than the other sets are of, so that equal ids say nothing."""
+
+    same_id_same_image: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Found(Set):
     """A collection as it was found, each image in its own size and in colour if it is.
 

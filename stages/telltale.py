@@ -95,6 +95,7 @@ def _course(stage: TrainTelltale, sets: list[Artifact], device: torch.device) ->
         clock=replace(stage.fit.clock, validate=max(stage.fit.batch, stage.fit.images // 20)),
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         validate=_Unseen([rows.x() for rows in held], stage.fit.levels, key.fold("held")),
         names=lambda index: [ids[i] for i in index],
     )

@@ -89,6 +89,11 @@ class TrainTold(Trains):
 
 def coded(rows: Examples, corruption: Corruption, telling: Telling) -> tuple[Tensor, Tensor]:
     """Rows as a told network takes them, A⁺y (N, *rows), which is A x₀ where A hides or selects, and their codes."""
+    if missing := corruption.draw(telling.shape, Key(0)).keys() - rows.operator.keys():
+        raise ValueError(
+            f"the rows have no {', '.join(sorted(missing))}: of images that arrived masked give each its mask, as "
+            "NAME.mask.png beside NAME.png, white where it is seen"
+        )
     done, some = [], max(1, AT_ONCE // math.prod(telling.shape))
     for start in range(0, len(rows), some):
         part = rows.take(range(start, min(start + some, len(rows))))
@@ -135,5 +140,6 @@ def _course(stage: TrainTold, sets: list[Artifact], device: torch.device) -> Cou
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=lambda index: [ids[i] for i in index],
     )

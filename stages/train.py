@@ -58,13 +58,13 @@ class Fit:
         cosine: whether the rate falls to zero along half a cosine over the whole run, not as `optim.schedule` says.
         ema: half-life of the averaged weights that are kept.
         levels: where noise levels are drawn.
-        shift: largest random shift of an image in pixels, applied to half of them; edges repeat, which makes the
-            noise of noisy images no longer white: such sets are refused.
+        shift: largest random shift in pixels, of half of the images; edges repeat, so that noisy sets are refused.
         dihedral: whether images are turned and mirrored at random; fit for noisy ones too, not for views that have a
             place.
         bf16: whether the network computes in bfloat16 while it is trained (weights, averages and results: float32).
+        tf32: whether products of float32 are rounded to 10 bits by tensor cores; beside bf16 little is left to gain.
         weigh_levels: whether the weight of each noise level is learned too, so that all come to count alike.
-        posthoc: averages to keep from which those of any width are made afterwards (stages/average.py).
+        posthoc: averages to keep from which those of other widths near them are made afterwards (stages/average.py).
         memory: GiB of images that a worker may hold; a larger set is streamed from its shards, in an order of its own.
         unconditional: the share of labels, captions or embeddings that a network with a condition is not told, so that
             it can also do without; 0.1 as a rule where classifier-free guidance is wanted.
@@ -83,6 +83,7 @@ class Fit:
     dihedral: bool = False
     memory: float = 4.0
     bf16: bool = False
+    tf32: bool = False
     weigh_levels: bool = False
     posthoc: PostHoc | None = None
     unconditional: float = 0.0
@@ -225,6 +226,7 @@ def course(stage: Train, sets: list[Artifact], device: torch.device) -> Course:
         clock=stage.fit.clock,
         key=key,
         bf16=stage.fit.bf16,
+        tf32=stage.fit.tf32,
         names=rows.ids,
     )
 

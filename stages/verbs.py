@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,6 +21,8 @@ from pipeline.store import Damaged, Store, StoreError
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
+
+MOST_NUMBERS = 1 << 30  # of a row of data that presets are counted for
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,11 @@ def _presets(name: str | None, asked: Show) -> int:
     known = Backbone.__named__()
     if name is not None and name not in known:
         raise config.ConfigError(f"there is no artifact and no preset '{name}'{config.nearest(name, known)}")
-    if len(asked.shape) < 2 or min(asked.shape) < 1:
-        raise config.ConfigError(f"--shape {asked.shape} is none of data: give channels and sides, such as 3 32 32")
+    if len(asked.shape) < 2 or min(asked.shape) < 1 or math.prod(asked.shape) > MOST_NUMBERS:
+        raise config.ConfigError(
+            f"--shape {asked.shape} is none of data: give channels and sides, such as 3 32 32, of {MOST_NUMBERS:,} "
+            "numbers at most"
+        )
     found = dict(networks.of_presets(list(known) if name is None else [name], asked.shape))
     if asked.json:
         print(json.dumps({name: count._asdict() for name, count in found.items()}))

@@ -13,6 +13,7 @@ from pipeline.engine.report import Report, Section
 from pipeline.graph import Context, Stage, Step
 from pipeline.metrics.interval import Estimate, mean
 from pipeline.store import Artifact
+from stages.census_page import summary
 from stages.judgement_page import between
 
 JUDGED = ("frechet", "kernel", "precision", "recall")
@@ -39,12 +40,14 @@ class Versus(Stage):
         trials: the models; the same seeds for every method.
         against: the methods that others are compared with: the best of them, by the mean of the denoising error.
         ceiling: the method that saw all images clean, if there is one.
+        censuses: what the sets of each seed hold; what is wrong with them is said first.
     """
 
     title: str
     trials: tuple[Trial, ...]
     against: tuple[str, ...]
     ceiling: str | None = None
+    censuses: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         methods = {trial.method for trial in self.trials}
@@ -104,12 +107,15 @@ class Versus(Stage):
         drawn = [(f"{m}: samples", _first(at.open(first[m].samples))) for m in shown]
         head = ["method", "images seen", *columns]
         text = "In brackets: 95% intervals of the mean over the seeds (Student's t), each with a split of its own."
+        found = [at.open(census) for census in self.censuses]
+        wrong = dict.fromkeys(text for census in found for text in census.json("census.json")["warnings"])
         return Report(
             self.title,
-            [lead],
+            [lead, *wrong],
             [
                 Section("Numbers", [text], head, rows, [("denoising error", picture)]),
                 Section("Samples", ["Of the first seed, from the same starting noise."], pictures=drawn),
+                *(summary(census) for census in found[:1]),
             ],
         )
 

@@ -24,7 +24,7 @@ from pipeline.diffusion.telling import Masks, Telling, Windows
 from pipeline.graph import Step
 from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption, Noisy, Through
-from pipeline.physics.linear import Identity, LinearMap
+from pipeline.physics.linear import Identity, LinearMap, unit
 from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.visible import Visible, hidden_by
 from stages.ambient import Learned, TrainAmbient
@@ -43,18 +43,24 @@ class Named:
 
     Args:
         name: of the view.
-        map: an operator with A Aᵀ = I, or a corruption: `Through` or `Noisy` with noise, masks, holes, a known
-            watermark, or windows and clips at random places.
+        map: an operator with A Aᵀ = c I, taken as A / √c, or a corruption: `Through` or `Noisy` with noise, masks,
+            holes, a known watermark, or windows and clips at random places.
         at: of masks and windows, the operators at which the model is asked; a choice of our own if none are given.
         whole: of masks, the share of every batch that is full images with nothing hidden, above 0 to be asked so.
+        data: where images are that arrived seen so (stages/arrived.py); if not given, full images are made so.
+        count: how many of those to take; all if not given.
     """
 
     name: str
     map: LinearMap | Corruption
     at: tuple[LinearMap, ...] = ()
     whole: float = 0.0
+    data: str = ""
+    count: int | None = None
 
     def __post_init__(self) -> None:
+        if self.count is not None and (self.count < 1 or not self.data):
+            raise ValueError(f"count of view {self.name} is {self.count}: give 1 or more, of images that data names")
         if not 0 <= self.whole < 1:
             raise ValueError(f"whole of view {self.name} is {self.whole}: give a share of every batch within [0, 1)")
         if isinstance(self.map, LinearMap | Noisy | Through) and (self.at or self.whole):
@@ -62,8 +68,14 @@ class Named:
 
     @property
     def corruption(self) -> Corruption:
-        """How its rows are made."""
-        return Through(self.map) if isinstance(self.map, LinearMap) else self.map
+        """How its rows are seen. Raises ValueError: the view colours noise."""
+        seen = Through(self.map) if isinstance(self.map, LinearMap) else self.map
+        if not isinstance(seen, Through) or seen.map.orthonormal:
+            return seen
+        try:
+            return Through(unit(seen.map), noise=seen.noise / math.sqrt(seen.map.isotropy or 1))
+        except ValueError as error:
+            raise ValueError(f"view {self.name} is none: {error}") from error
 
     @property
     def noise(self) -> float:
@@ -72,11 +84,10 @@ class Named:
 
     def fixed(self, shape: tuple[int, ...]) -> LinearMap | None:
         """The operator through which all rows were seen; None: each through its own, or through a mask."""
-        if isinstance(self.map, LinearMap):
-            return self.map
-        if isinstance(self.map, Noisy):
+        seen = self.corruption
+        if isinstance(seen, Noisy):
             return Identity(shape)
-        return self.map.map if isinstance(self.map, Through) else None
+        return seen.map if isinstance(seen, Through) else None
 
     def plain(self, shape: tuple[int, ...]) -> LinearMap | None:
         """The same of rows without noise alone."""
@@ -165,8 +176,6 @@ def parts(
     A = view.fixed(shape)
     if A is not None and tuple(A.in_shape) != tuple(shape):
         raise ValueError(f"view {view.name} is of images {tuple(A.in_shape)}, and these are {tuple(shape)}: change one")
-    if A is not None and not A.orthonormal:
-        raise ValueError(f"view {view.name} is a {type(A).__name__}: A Aᵀ must be I, so that noise stays white")
     if A is None:
         maps, whole = view.asked(shape, seed), full if view.whole else None
         share = view.whole or TrainTold.share

@@ -9,6 +9,15 @@ from typing import Any
 from pipeline.engine.pictures import curves
 from pipeline.engine.report import Section
 from pipeline.store import Artifact
+from stages.compose import HARM
+
+BY_SQUARES = ("bethe", "blue")  # modes whose weights are those of all views
+WEIGHING = {
+    "blue": "each view's share of the weights",
+    "sum": "counting numbers",
+    "bethe": "counting numbers",
+    "stack": "a scalar on each lift",
+}
 
 
 def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], names: Sequence[str]) -> list[Section]:
@@ -17,8 +26,8 @@ def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], nam
     times = Counter(model.address for model in models)  # one model may be asked for several views
     seconds = [round(model.seconds / times[model.address], 2) for model in models]
     rows = [
-        [name, cost, f"{100 * worth:.1f}%", share]
-        for name, cost, worth, share in zip(names, seconds, views["worth"], map(_mean, views["share"]), strict=True)
+        [name, cost, f"{100 * worth:.1f}%", weight]
+        for name, cost, worth, weight in zip(names, seconds, views["worth"], map(_mean, views["weight"]), strict=True)
     ]
 
     def over(table: str, y: str, log_y: bool = True) -> bytes:
@@ -28,30 +37,32 @@ def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], nam
         verdict(names, views["worth"], seconds),
         f"{views['unseen_share']:.1%} of the variance is seen by no view. The views are combined by {views['mode']}.",
     ]
-    if views["harm"] > 1:
-        texts.append(
-            f"The views overlap and are summed, which counts twice what two of them see: {views['harm']:.1f} times "
-            "the error of least squares."
-        )
+    if views["mode"] in BY_SQUARES:
+        texts.append("Without a view: the others, and all of them to compare with, combined by least squares.")
+    if views["harm"] > HARM:
+        why = ": a sum counts twice what two views see" if views["mode"] == "sum" else ""
+        texts.append(f"That has {views['harm']:.1f} times the error of least squares{why}. Leave --combine auto.")
+    weighing = WEIGHING.get(views["mode"], "each view's share of the precision")
     known = "what it adds, after its gate"
     sigma, squares = residual["sigma"], [value**2 for value in residual["scale"]]
     return [
         Section(
             "Views",
             texts,
-            ["view", "seconds of training", "error without it", "mean share of the precision"],
+            ["view", "seconds of training", "error without it", f"mean weight: {weighing}"],
             rows,
             [
                 ("view errors", over("view_error", "mean-square error per entry")),
                 ("how far each view moves the image", over("lift", "energy of the lift per entry")),
-                ("weights: each view's share of the precision", over("share", "share", log_y=False)),
+                (f"weights: {weighing}", over("weight", "weight", log_y=False)),
             ],
         ),
         Section(
             "Residual",
             [
-                f"What the residual adds is worth {residual['nats']:.3g} nats an image: an estimate, from below, of "
-                "how much the views together miss.",
+                f"What the residual adds is worth {residual['nats']:.3g} nats an image. Of views that divide an image "
+                "among them, with models that know them exactly, that would be how much they miss of one another, from "
+                "below; of others it also has the errors of the models and of their combination, which it mends.",
                 f"It took {composed.seconds:.0f} s to train.",
             ],
             pictures=[

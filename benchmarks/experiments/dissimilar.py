@@ -55,7 +55,7 @@ def foreign(sets: Sets, family: Family, seed: int, found: Rows) -> None:
 
 def _told(base: Base, held: Examples, test: Examples, seed: int) -> dict[str, float]:
     told = account(base, held.x(), held.ids, Key(seed).fold("account"), 4)
-    share, worth = told.share[-1], told.worth(base.config.bins)[-1]
+    share, worth = told.weight[-1], told.worth(base.config.bins)[-1]
     return {
         "error": bench.error(base, test),
         "share": float(share.mean()),

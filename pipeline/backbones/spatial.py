@@ -11,7 +11,6 @@ from torch.nn import functional
 
 Conv: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _convolve = (functional.conv1d, functional.conv2d, functional.conv3d)
-_pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 
 
 def dimensions(shape: tuple[int, ...]) -> int:
@@ -28,8 +27,17 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 def halved(x: Tensor) -> Tensor:
     """Means of every two neighbours along each axis; the last of an odd number stands alone."""
-    # avg_pool3d takes no window that is longer than the side.
-    return _pool[x.ndim - 3](x, [min(2, n) for n in x.shape[2:]], ceil_mode=True, count_include_pad=False)
+    # Of a clip first its pictures, then its frames: the gradient of avg_pool3d is not deterministic on a GPU.
+    if x.ndim == 5:
+        frames = _pooled(x.flatten(1, 2), 1, 1).unflatten(1, x.shape[1:3])
+        return _pooled(frames.flatten(3), 1, 0).unflatten(3, frames.shape[3:])
+    return _pooled(x, 1, 1) if x.ndim == 4 else _pooled(x[..., None], 1, 0)[..., 0]
+
+
+def _pooled(x: Tensor, down: int, across: int) -> Tensor:
+    """Means of two neighbours along the last axis but one, the last, or both, by 1 where that is wanted."""
+    window = [min(1 + wanted, n) for wanted, n in zip((down, across), x.shape[2:])]
+    return functional.avg_pool2d(x, window, ceil_mode=True, count_include_pad=False)
 
 
 def enlarged(x: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -66,7 +66,7 @@ class Declared(Known):
     def y(self, pixels: np.ndarray) -> np.ndarray:
         y, nothing = pixels, np.uint8(NOTHING)
         if not self.uint8:
-            v = torch.from_numpy(pixels).float()[None] / 127.5 - 1
+            v = torch.from_numpy(pixels.astype(np.float32))[None] / 127.5 - 1
             y, nothing = self.corruption.linear(v)[0].numpy().astype(np.float16), np.float16(0)
         return np.where(self.seen, y, nothing)
 

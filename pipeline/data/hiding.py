@@ -9,16 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.data.coverage import NAMED, apart, told_apart
 from pipeline.data.damaged import EMBEDDING, HIDES
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import ENOUGH, OPERATOR, Rows, Telling
+from pipeline.keys import Key
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
 
 log = logging.getLogger("kintsugi")
 MASK = "mask"
-WIDEST, LOOKED = 4096, 2048  # pixels of an image, and rows, that are looked at for pairs
-NAMED = 8  # pixels that a message names
+WIDEST = 4096  # pixels of an image that are looked at for pairs
 
 
 class Addressed(Protocol):
@@ -89,27 +90,28 @@ def check_coverage(count: np.ndarray) -> None:
         )
 
 
-def warn_of_pairs(readers: Sequence[Hidden]) -> None:
-    """Warns where two pixels are shown together by none of the rows that are looked at.
+def check_pairs(readers: Sequence[Hidden], apart_too: bool = False) -> None:
+    """Raises ValueError where no row shows two pixels together, and says which; only warns if `apart_too`.
 
-    Of images of more than `WIDEST` pixels nothing is said.
+    Of images of more than `WIDEST` pixels so many are looked at, chosen by a key.
     """
-    pixels = int(np.prod(readers[0].shape[1:]))
+    shape = tuple(readers[0].shape[1:])
+    pixels = int(np.prod(shape))
+    chosen = np.arange(pixels)
     if pixels > WIDEST:
+        chosen = np.sort(Key(0).fold("pairs").numpy().permutation(pixels)[:WIDEST])
+
+    def seen() -> Iterator[np.ndarray]:
+        for each in readers:
+            for rows in each.spans(0, ((first, min(256, len(each) - first)) for first in range(0, len(each), 256))):
+                yield rows.columns[MASK].max(1).reshape(len(rows), -1)[:, chosen]
+
+    places = np.stack(np.unravel_index(chosen, shape), 1)
+    if not (said := told_apart(apart(seen(), len(chosen)), places, "pixels")):
         return
-    met = np.zeros((pixels, pixels), np.float32)
-    for each in readers:
-        most = min(LOOKED, len(each))
-        for rows in each.spans(0, ((first, min(256, most - first)) for first in range(0, most, 256))):
-            seen = rows.columns[MASK].max(1).reshape(len(rows), -1).astype(np.float32)
-            met += seen.T @ seen
-    alone = np.argwhere(np.triu(met == 0))
-    if len(alone):
-        first = " and ".join(str(tuple(int(k) for k in np.unravel_index(i, readers[0].shape[1:]))) for i in alone[0])
-        log.warning(
-            "%d of %d pairs of pixels are shown together by no row, such as %s: how they go together is not learned",
-            *(len(alone), pixels * (pixels + 1) // 2, first),
-        )
+    if not apart_too:
+        raise ValueError(f"{said}, so add rows that show both, or say that the rest is to be learned (--apart)")
+    log.warning("%s", said)
 
 
 def check_whole(rows: Manifest, data: Addressed) -> None:
@@ -117,5 +119,5 @@ def check_whole(rows: Manifest, data: Addressed) -> None:
     if "mask" in rows.more.get("damage", []) or HIDES in rows.more:
         raise ValueError(
             f"the rows of {data.address} are seen through masks, and what is hidden would be learned as grey: take "
-            "whole ones, or the recipe em, or ambient_masks, which draws its masks itself"
+            "whole ones, or the recipe em or ambient_masks with these as --measured"
         )

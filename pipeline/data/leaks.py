@@ -120,7 +120,10 @@ def copies(clean: Examples, damaged: Examples, damage: Damage, seed: int = 0) ->
     found = np.flatnonzero(least <= most)
     found = found[np.argsort(least[found], kind="stable")]
     itself = anew[np.arange(len(chosen)), chosen] <= most
-    anew[np.arange(len(chosen)), chosen] = np.inf
+    # Its own copies among the clean ones are no other images, for which it would be taken by chance.
+    alike = {image: i for i, image in enumerate(map(bytes, clean.images))}
+    same = np.array([alike[bytes(image)] for image in clean.images])
+    anew[same[chosen][:, None] == same[None]] = np.inf
     pairs = np.stack([found, best[found]], axis=1)
     others = float((anew <= most).any(1).mean())
     return Copies(pairs, damaged.ids, clean.ids, float(itself.mean()), others, len(chosen))

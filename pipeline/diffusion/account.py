@@ -7,7 +7,8 @@ E|ρ|², ρ = g c_r F, integrates to
     ½ ∫ E|ρ|²/σ⁴ dσ² = ∫ E|ρ|²/σ² d ln σ   nats,
 
 which for the true ρ is KL(data ‖ what the base believes): with views that partition the image and are known exactly,
-their total correlation. What F has not learned, or a gate holds back, is missing from it.
+their total correlation, else the errors of the views and of their combination besides. What F has not learned, or a
+gate holds back, is missing from it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.bins import Bins, weighted
-from pipeline.diffusion.calibrate import Calibration, Wanted, here, measure
-from pipeline.diffusion.combine import Mode, disjoint
+from pipeline.diffusion.calibrate import Calibration, Products, Wanted, here, measure, products
+from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base
 from pipeline.diffusion.denoiser import expand
 from pipeline.keys import Key
@@ -28,22 +29,26 @@ from pipeline.keys import Key
 
 @dataclass(frozen=True)
 class Account:
-    """Means per entry in each bin: `error` (bins,) of the combination before stacking, `without` (K, bins) each view.
+    """Means per entry in each bin: `error` (bins,) of the combination, before least squares are stacked.
 
-    `lift` (K, bins) is the energy of each lift, `share` (K, bins) each view's part of the precision; `harm` is how many
-    times the error of least squares that of views is which overlap and are summed (1: they do not).
+    `without` (K, bins) is that of the combination without each view, and `compared` (bins,) of all of them combined as
+    those that are left can be: by least squares where the weights of `bethe` and `blue` are those of all. `lift`
+    (K, bins) is the energy of each lift, `weight` (K, bins) what each view weighs: its part of the precision in least
+    squares and of the weights in `blue`, its counting number, or its scalar in `stack`. `harm` is how many times the
+    error of least squares that of the combination is.
     """
 
     error: Tensor
+    compared: Tensor
     without: Tensor
     lift: Tensor
-    share: Tensor
+    weight: Tensor
     harm: float
 
     def worth(self, bins: Bins) -> list[float]:
         """By which share the error, weighted as in training, would be larger without each view."""
         sigma = bins.centres()
-        whole = weighted(sigma, self.error)
+        whole = weighted(sigma, self.compared)
         return [float(weighted(sigma, row) / whole - 1) for row in self.without]
 
 
@@ -54,7 +59,7 @@ def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8
 
 def accounting(base: Base, key: Key, draws: int) -> Calibration[Account]:
     """`account`, by sums that are asked for."""
-    views, overlap = range(len(base.maps)), base.mode is Mode.SUM and not disjoint(base.maps)
+    views, less, stacked = range(len(base.maps)), _less(base.mode), products(base) if base.mode is Mode.STACK else None
 
     def of(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         shown = base.shown(x, sigma)
@@ -62,17 +67,34 @@ def accounting(base: Base, key: Key, draws: int) -> Calibration[Account]:
         def off(mode: Mode, without: int | None = None) -> Tensor:
             return ((base.combine(x, sigma, shown, mode, without) - clean) ** 2).flatten(1).mean(1)
 
-        rows = [off(base.mode), *(off(_less(base.mode), k) for k in views)]
+        whole = {mode: off(mode) for mode in {base.mode, less, Mode.LS}}
+        rows = [whole[base.mode], whole[less], whole[Mode.LS], *(off(less, k) for k in views)]
         rows += [(lift**2).flatten(1).mean(1) for lift in base.lifts(base.fallback(x, sigma), sigma, shown)]
-        return rows + ([off(Mode.LS)] if overlap else [])
+        return rows + ([] if stacked is None else stacked(clean, x, sigma))
 
     means = (yield Wanted(of, key, draws)).mean
-    sigma = base.config.bins.centres().to(base.error)
-    precision = base.precision(sigma)
-    harm = float(weighted(sigma.cpu(), means[0]) / weighted(sigma.cpu(), means[-1])) if overlap else 1.0
-    K = len(views)
-    share = precision / precision.sum(0).clamp_min(1e-30)
-    return Account(means[0], means[1 : K + 1], means[K + 1 : 2 * K + 1], share.cpu(), harm)
+    K, sigma = len(views), base.config.bins.centres()
+    (error, compared, squares), without = means[:3], means[3 : K + 3]
+    if stacked is not None:
+        found, entries = Products.of(means[2 * K + 3 :]), base.mean.numel()
+        error = compared = found.error() / entries
+        without = torch.stack([found.error(k) for k in views]) / entries
+    harm = float(weighted(sigma, error) / weighted(sigma, squares))
+    return Account(error, compared, without, means[K + 3 : 2 * K + 3], _weights(base).cpu(), harm)
+
+
+def _weights(base: Base) -> Tensor:
+    """What each view weighs (K, bins)."""
+    sigma, K = base.config.bins.centres().to(base.error), len(base.maps)
+    if base.mode is Mode.STACK:
+        return base.stack[:K]
+    if base.mode in (Mode.SUM, Mode.BETHE):
+        return torch.stack([c * heard for c, heard in zip(base.counts, base.heard(sigma), strict=True)])
+    found = base.precision(sigma)
+    if base.mode is Mode.BLUE:
+        of_entries = base.weights(base.mean.expand(len(sigma), *base.mean.shape), sigma, Mode.BLUE)
+        found = torch.stack([(w * seen).flatten(1).sum(1) for w, seen in zip(of_entries, base.visible, strict=True)])
+    return found / found.sum(0).clamp_min(1e-30)
 
 
 def residual_energy(

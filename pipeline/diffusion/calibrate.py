@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,24 +186,53 @@ def calibration(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
 
 
 def _stack(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
-    """The a (K, bins) that makes Σ a_k lift_k nearest to x₀ − D_ls in each bin, by ridge regression.
+    """The a (directions, bins) that makes Σ a_k direction_k nearest to x₀ − D in each bin, by ridge regression."""
+    return Products.of((yield Wanted(products(base), key, draws)).mean).best().T.float()
 
-    The ridge is in units of what is to be explained: views that agree with each other can explain nothing.
-    """
-    count = len(base.maps)
 
-    def products(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
+def products(base: Base) -> Measure:
+    """What the regression along a base's directions needs, as rows for `Products`."""
+
+    def of(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         shown = base.shown(x, sigma)
         mean = base.combine(x, sigma, shown)
-        lifts = torch.stack([lift.flatten(1) for lift in base.lifts(mean, sigma, shown)])
-        grams = torch.einsum("kbn,lbn->klb", lifts, lifts).flatten(0, 1)
+        ways = torch.stack([way.flatten(1) for way in base.directions(mean, x, sigma, shown)])
+        grams = torch.einsum("kbn,lbn->klb", ways, ways).flatten(0, 1)
         left = (clean - mean).flatten(1)
-        return [*grams, *torch.einsum("kbn,bn->kb", lifts, left), (left**2).sum(1)]
+        return [*grams, *torch.einsum("kbn,bn->kb", ways, left), (left**2).sum(1)]
 
-    means = (yield Wanted(products, key, draws)).mean.T
-    grams, wanted, energy = means.split([count**2, count, 1], dim=1)
-    ridge = RIDGE * energy[..., None] * torch.eye(count)
-    return torch.linalg.solve(grams.reshape(-1, count, count) + ridge, wanted[..., None])[..., 0].T.float()
+    return of
+
+
+@dataclass(frozen=True)
+class Products:
+    """Mean products a bin: G (bins, n, n) of directions, b (bins, n) of them and what is left, e (bins,) of that."""
+
+    G: Tensor
+    b: Tensor
+    e: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Products:
+        """From means (n² + n + 1, bins)."""
+        n = math.isqrt(len(rows))
+        grams, wanted, energy = rows.T.split([n**2, n, 1], dim=1)
+        return cls(grams.reshape(-1, n, n), wanted, energy[:, 0])
+
+    def best(self) -> Tensor:
+        """The coefficients a (bins, n).
+
+        The ridge is in units of what is to be explained: views that agree with each other can explain nothing.
+        """
+        ridge = RIDGE * self.e[:, None, None] * torch.eye(self.b.shape[1])
+        return torch.linalg.solve(self.G + ridge, self.b[..., None])[..., 0]
+
+    def error(self, without: int | None = None) -> Tensor:
+        """What the best coefficients leave (bins,), summed over an image, `without` one of the directions."""
+        kept = [k for k in range(self.b.shape[1]) if k != without]
+        some = Products(self.G[:, kept][:, :, kept], self.b[:, kept], self.e)
+        a = some.best()
+        return some.e - 2 * (a * some.b).sum(1) + torch.einsum("bk,bkl,bl->b", a, some.G, a)
 
 
 def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:

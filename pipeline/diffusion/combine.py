@@ -9,7 +9,7 @@ With a view's objection to u, lifted, L_k(u) = A_kᵀ(D_k(A_k x) − A_k u), and
     ls      D₀ + (Σ w_k A_kᵀA_k)⁺ Σ w_k L_k(D₀), w_k(σ) = 1/mse_k(σ): least squares, in which a copy of a view changes
             nothing
     blue    ls with weights from the covariance of the views' errors, not from each one's alone (blue.py)
-    stack   D₀ + Σ a_k(σ) L_k(D₀), with a_k fitted on full images (calibrate.py)
+    stack   D₀ + a₀(σ) (x − D₀) + Σ a_k(σ) L_k(D₀), with a_k fitted on full images (calibrate.py)
     auto    sum for disjoint views, bethe where the overlaps have models, else ls
 
 `sum` and `bethe`, too, take D₀ in directions that no view sees. All views have A Aᵀ = I.
@@ -47,6 +47,8 @@ def resolve(mode: Mode, maps: Sequence[LinearMap]) -> Mode:
 
     Raises ValueError when `bethe` lacks the model of an overlap.
     """
+    if not maps:
+        raise ValueError("there are no views: give at least one")
     numbers = counting(maps) if mode in (Mode.AUTO, Mode.BETHE) else None
     if mode is Mode.BETHE and numbers is None:
         raise ValueError("bethe needs a view for every overlap of two views: add those, or combine by ls")

@@ -115,7 +115,7 @@ class Base(Network):
         # The variance of what no view sees that is heard: below each of `leasts`, then above all.
         self.register_buffer("null", torch.ones(len(config.leasts) + 1) if config.leasts else torch.ones(()))
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
-        self.register_buffer("stack", torch.zeros(len(config.views), config.bins.count))
+        self.register_buffer("stack", torch.zeros(len(config.views) + (self.mode is Mode.STACK), config.bins.count))
         self.register_buffer("scale", torch.ones(config.bins.count))
         self.register_buffer("leasts", torch.tensor(config.leasts), persistent=False)
         self.register_buffer("visible", torch.stack([visible(A) for A in self.maps]), persistent=False)
@@ -136,7 +136,8 @@ class Base(Network):
         shown = self.shown(x, sigma, cond)
         mean = self.combine(x, sigma, shown)
         gains = self.config.bins.read(self.stack, sigma)
-        mean = mean + total(expand(a, x) * lift for a, lift in zip(gains, self.lifts(mean, sigma, shown), strict=True))
+        ways = self.directions(mean, x, sigma, shown)
+        mean = mean + total(expand(a, x) * way for a, way in zip(gains, ways, strict=True))
         share = self.precision(sigma)
         coverage = torch.einsum("kb,k...->b...", share / share.sum(0).clamp_min(1e-30), self.visible.to(share))
         return Evidence(mean, torch.cat(self.lifts(mean, sigma, shown), 1), coverage.to(mean))
@@ -149,6 +150,11 @@ class Base(Network):
         """A_kᵀ (D_k(A_k x) − A_k mean) (B, *), one a view, and 0 where it is not heard."""
         lifts = [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
         return [expand(heard, mean) * lift for heard, lift in zip(self.heard(sigma, without), lifts, strict=True)]
+
+    def directions(self, mean: Tensor, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> list[Tensor]:
+        """Along which the combination is corrected: the lifts, and, where nothing else has looked at x, x itself."""
+        lifts = self.lifts(mean, sigma, shown)
+        return [*lifts, x - mean] if self.mode is Mode.STACK else lifts
 
     def heard(self, sigma: Tensor, without: int | None = None) -> list[Tensor]:
         """Whether each view's model is valid at σ (B,), and not view number `without`: 0 or 1, (B,) each."""

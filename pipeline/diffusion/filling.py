@@ -86,10 +86,13 @@ class Filling(Network):
 
     @dataclass(frozen=True)
     class Config(Trained):
-        """Images of `shape` (C, *) that `seen` hides pixels of, what is hidden besides, and how to ask."""
+        """Images of `shape` (C, *) that `seen` hides pixels of, what is hidden besides, and how to ask.
+
+        `seen` None: through masks that came with the images; those it asks with are kept with the weights.
+        """
 
         shape: tuple[int, ...]
-        seen: Corruption
+        seen: Corruption | None
         backbone: Backbone
         further: Further = Further()
         precond: EDM = EDM()
@@ -107,15 +110,20 @@ class Filling(Network):
         def masks(self) -> Tensor:
             """The masks (K, C, *) through which it looks: drawn as those of the data are, and hidden further."""
             shape = tuple(self.shape)
-            if self.ask.whole:
-                return torch.ones(1, *shape, dtype=torch.bool)
+            if self.ask.whole or self.seen is None:
+                return torch.ones(self.ask.masks, *shape, dtype=torch.bool)
             found = []
             for k in range(self.ask.masks):
-                key = Key(self.ask.seed).fold("ask", k)
-                row = {name: np.asarray(value)[None] for name, value in self.seen.draw(shape, key.fold("seen")).items()}
-                u = torch.from_numpy(key.fold("further").numpy().random((1, 1, *shape[1:])))
-                found.append(shows(self.seen.at(row, shape)) & self.further.keeps(u))
-            return torch.cat(found)
+                key = Key(self.ask.seed).fold("ask", k, "seen")
+                row = {name: np.asarray(value)[None] for name, value in self.seen.draw(shape, key).items()}
+                found.append(shows(self.seen.at(row, shape)))
+            return self.hidden(torch.cat(found))
+
+        def hidden(self, masks: Tensor) -> Tensor:
+            """The masks (K, *, of channels or for all of them) with what is hidden besides."""
+            keys = [Key(self.ask.seed).fold("ask", k, "further") for k in range(len(masks))]
+            drawn = [key.numpy().random((1, *self.shape[1:])) for key in keys]
+            return masks & self.further.keeps(torch.from_numpy(np.stack(drawn)))
 
     config: Config
     centre: Tensor
@@ -126,7 +134,7 @@ class Filling(Network):
         self.config = config
         self.net = config.backbone.build(tuple(config.shape), *config.channels)
         self.register_buffer("centre", torch.zeros(tuple(config.shape)))
-        self.register_buffer("masks", config.masks(), persistent=False)
+        self.register_buffer("masks", config.masks(), persistent=config.seen is None)
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Of each row through its own mask (B, *) of bools, or through the masks that the network asks with."""

@@ -19,12 +19,15 @@ from torch import Tensor
 from pipeline.diffusion.denoiser import Denoiser, expand
 from pipeline.diffusion.sample import Sampler, Transition
 
+LONGER = 10.0  # times the step before, beyond which that one says nothing of this one; on a grid it is about 1
+
 
 @dataclass(frozen=True)
 class DPMSolver2M(Sampler):
     """DPM-Solver++(2M): second order, `steps` calls of D.
 
-    Each row's first step is of first order, having no D₋, and so is the last, into σ = 0, where λ is infinite.
+    Each row's first step is of first order, having no D₋, and so is the last, into σ = 0, where λ is infinite, and one
+    after a step that was much shorter, as where a row starts just above a level: D − D₋ would be rounding alone.
     """
 
     def step(self, D: Denoiser, x: Tensor, sigma: Tensor, down: Tensor, cond: Tensor | None) -> Transition:
@@ -41,8 +44,9 @@ class DPMSolver2M(Sampler):
             guess = D(x, sigma, cond)
             before = sigma, guess
             # A row that has waited at its start (last = σ) has no D₋ yet.
-            second = (last > sigma) & (down > 0)
-            half = torch.where(second, (sigma / down).log() / (2 * (last / sigma).log()), 0)
+            h, before_h = (sigma / down).log(), (last / sigma).log()
+            second = (last > sigma) & (down > 0) & (h <= LONGER * before_h)
+            half = torch.where(second, h / (2 * before_h), 0)
             ahead = torch.where(expand(second, x), guess + expand(half, x) * (guess - old), guess)
             ratio = expand(down / sigma, x)
             return Transition(ratio * x + (1 - ratio) * ahead)

@@ -20,6 +20,8 @@ from torch import Tensor
 from pipeline.diffusion.denoiser import Denoiser, expand, noise
 from pipeline.keys import Key
 
+LEAST_RHO = 0.1  # below, σ_max^(1/rho) is soon beyond any number
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -54,8 +56,12 @@ class Grid:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or not 0 < self.sigma_min < self.sigma_max or not self.rho > 0:
-            raise ValueError(f"{self} is no grid: it needs steps >= 2, 0 < sigma_min < sigma_max and rho > 0.")
+        sound = isinstance(self.steps, int) and self.steps >= 2 and 0 < self.sigma_min < self.sigma_max < math.inf
+        if not sound or not LEAST_RHO <= self.rho < math.inf:
+            raise ValueError(
+                f"{self} is no grid: it needs a whole number of steps from 2, 0 < sigma_min < sigma_max, and rho from "
+                f"{LEAST_RHO}, all of them finite."
+            )
 
     def sigmas(self, start: float | Tensor | None = None) -> Tensor:
         """The grid (T+1, 1), or (T+1, B) for a tensor of starts (B,): from start, by the levels below it, to 0.
@@ -218,6 +224,8 @@ def samples(
 
     Sample `ids[i]` depends on the seed, its id and its condition only. `range(n)` makes n of them.
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}: draw at least one sample at a time.")
     if cond is not None and len(cond) != len(ids):
         raise ValueError(f"cond has {len(cond)} rows for {len(ids)} samples: give one per sample.")
     done = []

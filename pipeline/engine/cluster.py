@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -162,12 +164,37 @@ def check_answers(address: str) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Machines:
+    """A group of machines that an autoscaler may start: how many at most, and what each has."""
+
+    most: int
+    cpus: float
+    gpus: float = 0
+
+
+def growth() -> list[Machines]:
+    """What `KINTSUGI_GROWTH` says of the cluster, as Ray's autoscalers do not: `8x16+0 4x30+4` is MOSTxCPUS+GPUS.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    found = []
+    for word in os.environ.get("KINTSUGI_GROWTH", "").split():
+        group = re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)(?:\+(\d+(?:\.\d+)?))?", word)
+        if not group:
+            raise ValueError(f"KINTSUGI_GROWTH has {word!r}: write MOSTxCPUS+GPUS for each group, such as 4x30+4")
+        found.append(Machines(int(group[1]), float(group[2]), float(group[3] or 0)))
+    return found
+
+
 def capacity() -> tuple[float, float]:
-    """(CPUs, GPUs) that steps may take: two of the CPUs are Ray Data's own."""
+    """(CPUs, GPUs) that steps may take, there or to come: two of the CPUs are Ray Data's own."""
     import ray
 
-    have = ray.cluster_resources()
-    return max(1.0, have.get("CPU", 0) - 2), have.get("GPU", 0)
+    have, groups = ray.cluster_resources(), growth()
+    cpus = max(have.get("CPU", 0), sum(group.most * group.cpus for group in groups))
+    return max(1.0, cpus - 2), max(have.get("GPU", 0), sum(group.most * group.gpus for group in groups))
 
 
 @functools.cache

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 CLIPS = 8  # shown of many
+WHITE, GROUND = (255, 255, 255), (187, 204, 228)  # what pictures lie on; the other where white says something
+WIDE = 780  # pixels of a line of named pictures, about
 
 
-def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> bytes:
-    """Images (N, C, H, W) uint8 side by side on white, each pixel `scale` wide (None: about 48 in all).
+def grid(
+    images: np.ndarray, columns: int = 16, scale: int | None = None, ground: tuple[int, int, int] = WHITE
+) -> bytes:
+    """Images (N, C, H, W) uint8 side by side on `ground`, each pixel `scale` wide (None: about 48 in all).
 
     Of clips (N, C, T, H, W) there are fewer, a line each. Three channels are RGB; of any other number the first is
     shown, in grey.
@@ -33,7 +37,7 @@ def grid(images: np.ndarray, columns: int = 16, scale: int | None = None) -> byt
     columns = min(columns, count)
     rows, gap = -(-count // columns), max(1, scale // 2)
     size = np.array([height, width]) * scale + gap
-    canvas = np.full((rows * size[0] + gap, columns * size[1] + gap, 3), 255, dtype=np.uint8)
+    canvas = np.full((rows * size[0] + gap, columns * size[1] + gap, 3), ground, dtype=np.uint8)
     for i, image in enumerate(images):
         big = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
         top, left = gap + (i // columns) * size[0], gap + (i % columns) * size[1]
@@ -74,6 +78,25 @@ def lines(images: np.ndarray, labels: np.ndarray, most: int = 16) -> bytes:
     return buffer.getvalue()
 
 
+def named(images: np.ndarray, names: Sequence[str]) -> bytes:
+    """Images (N, C, H, W) or clips uint8, framed, each with its name below it; some in a line, the rest in the next."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, gap, below = ImageFont.load_default(13), 10, 20
+    found = [Image.open(io.BytesIO(grid(image[None], ground=GROUND))) for image in images]
+    wide = gap + max(max(one.width, math.ceil(font.getlength(name))) for one, name in zip(found, names, strict=True))
+    high, columns = found[0].height + below, min(len(found), max(1, WIDE // wide))
+    canvas = Image.new("RGB", (columns * wide, -(-len(found) // columns) * high), WHITE)
+    draw = ImageDraw.Draw(canvas)
+    for i, (one, name) in enumerate(zip(found, names, strict=True)):
+        middle, top = (i % columns) * wide + wide // 2, (i // columns) * high
+        canvas.paste(one, (middle - one.width // 2, top))
+        draw.text((middle, top + one.height + 2), name, "black", font, anchor="ma")
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def curves(
     x: Sequence[float], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_y: bool = False
 ) -> bytes:
@@ -85,6 +108,8 @@ def curves(
     axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
+    for axis in [axes.xaxis, *([axes.yaxis] if log_y else [])]:
+        _plain(axis)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
@@ -196,6 +221,20 @@ def effects(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int
         plot.grid(alpha=0.25)
         plot.spines[["top", "right"]].set_visible(False)
     return _png(figure)
+
+
+def _plain(axis: Any) -> None:
+    """Labels of a logarithmic axis as plain numbers: of powers of ten, over two decades or fewer of some between."""
+    from matplotlib.ticker import FuncFormatter
+
+    def between(value: float, _: int) -> str:
+        low, high = axis.get_view_interval()
+        decades = math.log10(high / low)
+        shown = () if decades > 2 else (2, 5) if decades > 0.7 else range(2, 10)
+        return f"{value:g}" if round(value / 10 ** math.floor(math.log10(value) + 1e-9)) in shown else ""
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(between))
 
 
 def _label(value: Any) -> str:

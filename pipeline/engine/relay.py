@@ -59,11 +59,17 @@ def relayed(board: Any, topic: str, tracker: Tracker | None = None) -> Iterator[
     closing, enough, news = threading.Event(), threading.Event(), News()
 
     def drain() -> None:
+        if not ray.is_initialized():  # whoever started it has ended it, and asking would start another
+            return
         try:
             posts = ray.get(board.take.remote(topic))
         except ray.exceptions.RayError as error:  # a lost progress line must not cost a training run
             log.warning("progress of a step was lost: %s", error)
             posts = []
+        except Exception:  # what Ray says, in many ways, when it is ended while it is asked
+            if ray.is_initialized():
+                raise
+            return
         for post in posts:
             if "said" not in post:
                 try:

@@ -148,8 +148,9 @@ def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "null": None}.get(node.id, node.id)
     try:
-        value = ast.literal_eval(node)
-        return _plain(value)
+        if isinstance(node, ast.List | ast.Tuple):
+            return [_literal(item, text) for item in node.elts]
+        return _plain(ast.literal_eval(node))
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"'{text[:80]}' has a value that is no number, text or list of these: write it out"

@@ -41,13 +41,26 @@ def default_uri(store: Store) -> str:
     """`MLFLOW_TRACKING_URI` if set, else a sqlite file inside a local store.
 
     Raises:
-        ValueError: the store is remote and no server is named.
+        ValueError: the store is remote and no server is named, or a folder is named, which MLflow 3 refuses.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        check_no_folder(uri)
         return uri
     if not store.place.is_local:
         raise ValueError(f"the store {store.url} is remote: name an MLflow server in MLFLOW_TRACKING_URI")
     return f"sqlite:///{store.place.root}/mlflow.db"
+
+
+def check_no_folder(uri: str) -> None:
+    """Raises: ValueError: MLflow would keep its runs in a folder there, which it refuses by now."""
+    if uri.startswith(("file:", "/", ".")) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        raise ValueError(f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db")
+
+
+def patient() -> None:
+    """To be called before MLflow is imported: it tries for minutes otherwise, and tells its makers."""
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
+        os.environ.setdefault(name, value)
 
 
 def without_password(text: str) -> str:
@@ -84,8 +97,7 @@ class Tracking:
     """An MLflow experiment: `with tracking.run(step) as tracker` is that step's run."""
 
     def __init__(self, store: Store, experiment: str, listen: Listener = lambda step, values, at: None):
-        for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
-            os.environ.setdefault(name, value)
+        patient()
         import mlflow
 
         for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO

@@ -30,6 +30,7 @@ from pipeline.learning.background import Background
 from pipeline.learning.course import Course
 from pipeline.learning.loop import Every, Metrics, When
 from pipeline.learning.notice import Agreed
+from pipeline.learning.peers import Peers
 from pipeline.learning.speed import Speed
 from pipeline.learning.state import State
 from pipeline.place import Place
@@ -169,6 +170,9 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             if divided:
                 course.state.divide()
             kept.restore(course.state)
+            if world > 1:
+                begin_alike(course.state, device)
+            course.begin()
         except ValueError as error:
             return {"refused": str(error)}
 
@@ -214,6 +218,17 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         for name, data in how["save"](course.state).items():
             write(name, data)
     return {"metrics": last}
+
+
+def begin_alike(state: State, device: torch.device) -> None:
+    """Raises ValueError, on every worker: they do not all begin at the same moment of the run."""
+    mine = torch.tensor([state.images, state.step, state.passed], device=device)
+    found = Peers(state.model).all(mine)[:, 0].tolist()
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"the workers found different checkpoints, of {', '.join(map(str, found))} images: name a --store that all "
+            "machines share"
+        )
 
 
 def speed_of(scale: Scale) -> Speed:

@@ -12,6 +12,7 @@ from pipeline.learning.posthoc import Power, shares
 from pipeline.learning.state import State
 
 FOLDER = "averages/"
+FAR, NEAR = 0.5, 0.1  # how far off a profile may be at all, and without a word
 
 
 def written(state: State) -> tuple[str, bytes]:
@@ -27,11 +28,12 @@ def written(state: State) -> tuple[str, bytes]:
 
 
 @torch.no_grad()
-def average(model: nn.Module, names: Iterable[str], read: Callable[[str], bytes], wanted: Power) -> None:
+def average(model: nn.Module, names: Iterable[str], read: Callable[[str], bytes], wanted: Power) -> float:
     """Give `model` the average of width `wanted.sigma_rel` over a run, from what that run wrote.
 
-    `names` are the run's files and `read` gives the bytes of one. Raises ValueError when there is nothing to make the
-    average of, or when it does not fit the model.
+    `names` are the run's files and `read` gives the bytes of one. Returns how far the average's profile is from the one
+    wanted, relative to its norm. Raises ValueError when there is nothing to make the average of, when that is further
+    from it than `FAR`, or when it does not fit the model.
     """
     import safetensors.torch
 
@@ -42,7 +44,14 @@ def average(model: nn.Module, names: Iterable[str], read: Callable[[str], bytes]
     weights = dict(model.named_parameters())
     widths = sorted({name.partition("|")[0] for name in safetensors.torch.load(read(files[-1]))})
     kept = [(times[name], float(width)) for name in files for width in widths]
-    found = iter(shares(kept, wanted, max(times.values())))
+    each, off = shares(kept, wanted, max(times.values()))
+    if off > FAR:
+        raise ValueError(
+            f"what was kept, of widths {', '.join(widths)} at {len(files)} times, says too little of width "
+            f"{wanted.sigma_rel:g} (its profile would be off by {off:.0%}): ask for one nearer to those, or train with "
+            "fit.posthoc of such a width"
+        )
+    found = iter(each)
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in weights.items()}
     for name in files:
         tensors = safetensors.torch.load(read(name))
@@ -50,6 +59,7 @@ def average(model: nn.Module, names: Iterable[str], read: Callable[[str], bytes]
             _add(sums, tensors, width, float(next(found)))
     for name, parameter in weights.items():
         parameter.copy_(sums[name])
+    return off
 
 
 def _add(sums: dict[str, Tensor], tensors: dict[str, Tensor], width: str, share: float) -> None:

@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,8 @@ class Checkpoints:
         folder = Path(self.folder)
         for aside in folder.glob(f"{REPLACED}*") if folder.is_dir() else ():  # a crash came between two renames
             place = folder / aside.name.removeprefix(REPLACED)
-            shutil.rmtree(aside) if place.exists() else os.replace(aside, place)
+            with suppress(FileNotFoundError):  # another worker, which begins too, was faster
+                shutil.rmtree(aside) if place.exists() else os.replace(aside, place)
         names = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else ()
         return sorted(names, key=lambda p: p.name, reverse=True)
 
@@ -152,6 +155,16 @@ def read(place: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, meta
 
 
+def whole_run(state: State) -> dict[str, bytes]:
+    """The files of everything that a run is, kept beside its result for a later run that goes on from it."""
+    return {TENSORS: _safetensors().save(copied(state.tensors())), NUMBERS: _render(state.meta())}
+
+
+def run_from(read: Callable[[str], bytes]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `State.load` takes, of the files of `whole_run`; `read` gives a file's bytes by name."""
+    return _safetensors().load(read(TENSORS)), json.loads(read(NUMBERS))
+
+
 def flaw(place: str | os.PathLike[str]) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None."""
     place = Path(place)
@@ -162,7 +175,7 @@ def flaw(place: str | os.PathLike[str]) -> str | None:
         return next((f"{name} has changed" for name, sha in hashes.items() if _sha256(place / name) != sha), None)
     except OSError as error:
         return f"{Path(error.filename or place).name} cannot be read"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{MANIFEST} is not JSON"
 
 

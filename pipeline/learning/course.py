@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.diffusion.levels import Levels
 from pipeline.keys import Key
@@ -25,7 +26,8 @@ class Course:
     """`batches(start, rank, world)` gives this process's share of every global batch from image `start` on.
 
     `names` gives the ids of examples by the indices that the batches have. `held` measures the averaged model on images
-    that train nothing, for who watches: nothing comes of it, unlike of `validate`.
+    that train nothing, for who watches: nothing comes of it, unlike of `validate`. `earlier` is what another run, which
+    this one goes on from, ended as: its tensors and numbers.
     """
 
     state: State
@@ -36,9 +38,17 @@ class Course:
     key: Key
     validate: Callable[[nn.Module], float] | None = None
     bf16: bool = False
+    tf32: bool = False
     waited: float = 0.0
     names: Names | None = None
     held: Callable[[nn.Module], float] | None = None
+    earlier: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def begin(self) -> None:
+        """Stand where the earlier run ended, unless this one has begun; once the state is divided, if it is to be."""
+        if self.earlier is not None and not self.state.step:
+            self.state.load(*self.earlier)
+        self.earlier = None
 
     def run(
         self,
@@ -56,6 +66,7 @@ class Course:
         was remembered, and on with the images after those that led there. Where that is and what is passed over are
         numbers of the state, the same in all processes and after a restart.
         """
+        self.begin()
         clock = self.clock if micro is None else replace(self.clock, micro=micro)
         if self.over:
             log.warning("this run is complete at %d images: there is nothing left to do.", self.state.images)
@@ -72,7 +83,7 @@ class Course:
                     hooks=hooks,
                     validate=self.validate,
                     parallel=parallel,
-                    speed=replace(speed, bf16=speed.bf16 or self.bf16),
+                    speed=replace(speed, bf16=speed.bf16 or self.bf16, tf32=speed.tf32 or self.tf32),
                     names=self.names,
                     stop=stop,
                 )

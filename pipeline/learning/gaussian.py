@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,11 @@ class Measured:
         dense = A.dense()
         return cls(seen.flatten(1), dense if dense.ndim == 3 else dense[None], noise.double())
 
+    @property
+    def shows(self) -> np.ndarray:
+        """Which numbers of the image each row shows, bools (B or 1, n)."""
+        return (self.A.square().sum(1) > 0).numpy()
+
 
 def started(rows: Iterable[Measured], n: int) -> Law:
     """The mean of what is seen of each number, where it is seen, and the mean square about it in every direction."""
@@ -65,15 +71,6 @@ def started(rows: Iterable[Measured], n: int) -> Law:
         square += float((part.y - (part.A @ mean)).square().sum())
         count += float(part.A.square().sum()) * (1 if len(part.A) > 1 else len(part.y))
     return Law(mean, max(square / max(count, 1e-12), 1e-6) * torch.eye(n, dtype=torch.float64))
-
-
-def apart(rows: Iterable[Measured], n: int) -> Tensor:
-    """Which numbers of an image no row shows together, bools (n, n): nothing tells how they vary with each other."""
-    met = torch.zeros(n, n, dtype=torch.float64)
-    for part in rows:
-        seen = (part.A.square().sum(1) > 0).double().expand(len(part.y), -1)
-        met += seen.T @ seen
-    return met == 0
 
 
 def step(law: Law, rows: Iterable[Measured], least: float) -> tuple[Law, float]:

@@ -3,8 +3,8 @@
 A power profile weighs the weights of time τ in the average of time t by p(τ; t, γ) = (γ + 1) τ^γ / t^(γ+1), τ ≤ t, with
 time in images. Its width is σ_rel, its standard deviation over t. Two profiles, tracked while training and written
 down now and then, span others: least squares on their inner products says which mixture of what was written comes
-nearest to the profile wanted. Beginnings do not matter: β of the first step is 0, so what a network was drawn as has
-no share.
+nearest to the profile wanted, its shares adding up to 1 as those of any average do. Beginnings do not matter: β of the
+first step is 0, so what a network was drawn as has no share.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ def inner(t: np.ndarray, gamma: np.ndarray, other_t: np.ndarray, other_gamma: np
     return (gamma + 1) * (other_gamma + 1) / (gamma + other_gamma + 1) * (earlier / later) ** power / later
 
 
-def shares(kept: Sequence[tuple[int, float]], wanted: Power, images: int) -> np.ndarray:
+def shares(kept: Sequence[tuple[int, float]], wanted: Power, images: int) -> tuple[np.ndarray, float]:
     """How much of each kept average, (images, sigma_rel), is in the wanted profile of time `images`: float64 (n,).
 
-    Raises ValueError when nothing was kept up to then.
+    And how far what comes of it is from that profile, relative to its norm: 0 where it was tracked, 1 where nothing of
+    it is there. Raises ValueError when nothing was kept up to then.
     """
     if not any(0 < at <= images for at, _ in kept):
         raise ValueError(f"no averages of up to {images} images were kept: train with fit.posthoc, or ask for later.")
@@ -81,6 +82,12 @@ def shares(kept: Sequence[tuple[int, float]], wanted: Power, images: int) -> np.
     gram = inner(t[:, None], gamma[:, None], t, gamma)
     right = inner(t, gamma, np.ones(()), np.array(wanted.gamma))
     size = np.sqrt(np.diag(gram))  # unit profiles: early ones are short and high
+    n, whole = len(t), 1 / size
+    system = np.zeros((n + 1, n + 1))  # least squares under one constraint (Lagrange): the shares add up to 1
+    system[:n, :n], system[:n, n], system[n, :n] = gram / np.outer(size, size), whole, whole
+    mine = np.linalg.lstsq(system, np.append(right / size, 1.0), rcond=1e-13)[0][:n] / size
+    norm = float(inner(np.ones(()), np.array(wanted.gamma), np.ones(()), np.array(wanted.gamma)))
+    left = float(mine @ gram @ mine - 2 * mine @ right) + norm
     found = np.zeros(len(kept))
-    found[usable] = np.linalg.lstsq(gram / np.outer(size, size), right / size, rcond=1e-13)[0] / size
-    return found
+    found[usable] = mine
+    return found, math.sqrt(max(left, 0.0) / norm)

@@ -1,6 +1,6 @@
 """How fast the loop runs and in how much memory, not what it learns beyond the order of sums.
 
-But for `bf16`, which rounds, and `compile`, with which dropout draws other numbers.
+But for `bf16` and `tf32`, which round, and `compile`, with which dropout draws other numbers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Speed:
 
     Args:
         bf16: the network alone computes in bfloat16; what surrounds it, weights and averages stay in float32.
+        tf32: products of float32 matrices are rounded to 10 bits, as convolutions are by torch's own default.
         channels_last: weights of 2-D convolutions lie channels last, which tensor cores prefer.
         compile: the loss is compiled whole, from the noisy image to the gradient; where that fails it runs as it is,
             with a warning. What follows (clipping, AdamW, averages) are fused kernels over all weights anyway.
@@ -37,6 +38,7 @@ class Speed:
     """
 
     bf16: bool = False
+    tf32: bool = False
     channels_last: bool = False
     compile: bool = False
     checkpointing: bool = False
@@ -47,8 +49,9 @@ class Speed:
         """What to call instead of the state's model (or of `parallel`, which wraps it) while the context is open."""
         network = getattr(state.model, "net", state.model)
         with ExitStack() as stack:
-            if self.deterministic:
-                stack.enter_context(_deterministic())
+            if self.tf32:
+                stack.enter_context(_rounding())
+            stack.enter_context(_deterministic() if self.deterministic else _tuned())
             if self.channels_last:
                 _lay_out(state)
             if self.checkpointing:
@@ -133,6 +136,26 @@ def _recomputed(module: nn.Module, forward: Callable) -> Callable:
         return checkpoint(forward, *given, use_reentrant=False, **named)
 
     return call
+
+
+@contextmanager
+def _rounding() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _tuned() -> Iterator[None]:
+    """The fastest algorithms for shapes that stay the same, which cuDNN finds by trying."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

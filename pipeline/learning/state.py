@@ -7,6 +7,7 @@ suffice to continue to the bit.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.learning.weighting import LevelWeight
 
 LATER = {"score": None, "micro": None, "passed": 0, "rollbacks": 0}  # numbers that a checkpoint may lack: they are so
 COUNTS = ("images", "step", "skipped", "stale", "passed", "rollbacks")
+SCORES = ("score", "best_score", "best_images")
 BACK = "back."
 
 
@@ -210,6 +212,17 @@ class State:
         for name in COUNTS:
             if type(count := meta.get(name, 0)) is not int or count < 0:
                 raise ValueError(f"the checkpoint is no training run's: its {name} is {count!r:.40}.")
+        micro = meta.get("micro")
+        if micro is not None and (type(micro) is not int or micro < 1):
+            raise ValueError(f"the checkpoint is no training run's: its micro is {micro!r:.40}.")
+        for name in SCORES:
+            if (score := meta.get(name)) is not None and not (type(score) in (int, float) and math.isfinite(score)):
+                raise ValueError(f"the checkpoint is no training run's: its {name} is {score!r:.40}.")
+        if meta.get("step", 0) > meta.get("skipped", 0) and not parts["optimiser"]:
+            raise ValueError("the checkpoint has no moments of the optimiser, so that no run could go on from it.")
+        for name, tensor in tensors.items():
+            if tensor.dtype.is_floating_point and not bool(tensor.isfinite().all()):
+                raise ValueError(f"the checkpoint has numbers that are not finite, in {name}: use an earlier one.")
         return parts
 
     def _moments(self, found: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def unpack(read: Callable[[str], bytes], device: str | torch.device = "cpu", kin
     try:
         described = json.loads(read(DESCRIPTION))
         tensors = safetensors.torch.load(read(WEIGHTS))
-    except (json.JSONDecodeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"{DESCRIPTION} and {WEIGHTS} cannot be read ({error}): train again or fetch them anew"
         ) from error

@@ -2,7 +2,7 @@
 
 With M the matrix of A found by applying it to a basis, everything else a `LinearMap` claims must follow from M:
 `adjoint` is Mᵀ; `pinv` is M⁺, with its four Moore-Penrose equations A A⁺ A = A, A⁺ A A⁺ = A⁺, (A A⁺)ᵀ = A A⁺ and
-(A⁺ A)ᵀ = A⁺ A; `project` is A⁺ A, so P² = P = Pᵀ; `orthonormal` means M Mᵀ = I.
+(A⁺ A)ᵀ = A⁺ A; `project` is A⁺ A, so P² = P = Pᵀ; `orthonormal` means M Mᵀ = I, `isotropy` c that M Mᵀ = c I.
 """
 
 from __future__ import annotations
@@ -71,5 +71,8 @@ def check_operator(A: LinearMap, seed: int = 0, tol: float = 1e-8) -> None:
     law("P = Pᵀ", dot(x2, Px), dot(A.project(x2), x))
     law("A A⁺ = (A A⁺)ᵀ", dot(y2, A(Apy)), dot(A(A.pinv(y2)), y))
     law("A⁺ is the pseudo-inverse of the matrix", Apy.flatten(1), times(torch.linalg.pinv(M), y))
+    one = torch.eye(m, dtype=torch.float64).expand(batch, m, m)
     if A.orthonormal:
-        law("A Aᵀ = I when orthonormal", M @ M.mT, torch.eye(m, dtype=torch.float64).expand(batch, m, m))
+        law("A Aᵀ = I when orthonormal", M @ M.mT, one)
+    if A.isotropy is not None:
+        law("A Aᵀ = c I when isotropic with c", M @ M.mT, A.isotropy * one)

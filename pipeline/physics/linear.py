@@ -2,7 +2,8 @@
 
 A linear map takes a batch x (B, *in) to A x (B, *out), example by example. Aᵀ is its adjoint, ⟨A x, y⟩ = ⟨x, Aᵀ y⟩;
 A⁺ its Moore-Penrose inverse, so that P = A⁺A is the orthogonal projection on what A can see. Where A Aᵀ = I the map is
-called orthonormal: then A⁺ = Aᵀ, and A (x0 + σ z) = A x0 + σ z' with z' white again.
+called orthonormal: then A⁺ = Aᵀ, and A (x0 + σ z) = A x0 + σ z' with z' white again. Where A Aᵀ = c I it is isotropic,
+and A / √c is orthonormal (`unit`).
 
 A map of your own is a subclass with in_shape, out_shape, `__call__` and `adjoint`, and `pinv` where you know a closed
 form; `pipeline.physics.check.check_operator` proves it on its dense matrix.
@@ -33,6 +34,11 @@ class LinearMap(ABC):
     out_shape: Shape
     rows: int = 1
     orthonormal: bool = False
+
+    @property
+    def isotropy(self) -> float | None:
+        """The c > 0 of A Aᵀ = c I, which makes of white noise of std σ white noise of std √c σ; None: there is none."""
+        return 1.0 if self.orthonormal else None
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -85,6 +91,17 @@ def shows(A: LinearMap) -> Tensor:
     z = torch.from_numpy(Key(0).fold("shows").numpy().standard_normal((1, *A.in_shape)))
     y = A(z.expand(A.rows, *A.in_shape)).abs()
     return y > (1e-12 if y.dtype == torch.float64 else 1e-6) * y.max()
+
+
+def unit(A: LinearMap) -> LinearMap:
+    """A / √c where A Aᵀ = c I, which is orthonormal; A itself where c is 1. Raises ValueError: A is not isotropic."""
+    if isinstance(A, Scaled) and A.factor > 0:
+        return unit(A.map)
+    if A.orthonormal:
+        return A
+    if A.isotropy is None:
+        raise ValueError(f"{type(A).__name__} colours noise: A Aᵀ must be I, or a multiple of it")
+    return Scaled(A, 1 / math.sqrt(A.isotropy))
 
 
 def shared_rows(owner: str, maps: tuple[LinearMap, ...]) -> int:
@@ -148,6 +165,12 @@ class Product(LinearMap):
     @property
     def orthonormal(self) -> bool:
         return self.outer.orthonormal and self.inner.orthonormal
+
+    @property
+    def isotropy(self) -> float | None:
+        """A B Bᵀ Aᵀ = c_B A Aᵀ."""
+        outer, inner = self.outer.isotropy, self.inner.isotropy
+        return None if outer is None or inner is None else outer * inner
 
     def __call__(self, x: Tensor) -> Tensor:
         self.check(x, self.in_shape)
@@ -225,8 +248,12 @@ class Scaled(LinearMap):
         return self.map.rows
 
     @property
+    def isotropy(self) -> float | None:
+        return None if self.map.isotropy is None else self.factor**2 * self.map.isotropy
+
+    @property
     def orthonormal(self) -> bool:
-        return self.map.orthonormal and abs(self.factor) == 1
+        return self.isotropy is not None and math.isclose(self.isotropy, 1, rel_tol=1e-12)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.factor * self.map(x)

@@ -30,6 +30,10 @@ class Luminance(LinearMap):
     def out_shape(self) -> Shape:
         return (1, *self.shape[1:])
 
+    @property
+    def isotropy(self) -> float:
+        return sum(w * w for w in WEIGHTS)
+
     def _weights(self, like: Tensor) -> Tensor:
         return torch.tensor(WEIGHTS, dtype=torch.float64).to(like).reshape(3, *(1,) * (len(self.shape) - 1))
 
@@ -43,4 +47,4 @@ class Luminance(LinearMap):
 
     def pinv(self, y: Tensor) -> Tensor:
         """W y / |w|²."""
-        return self.adjoint(y) / sum(w * w for w in WEIGHTS)
+        return self.adjoint(y) / self.isotropy

@@ -27,6 +27,9 @@ from stages.train import Fit, Train
 def ambient_masks(
     images: Images = Images(),
     masks: Corruption = PixelMask(0.4),
+    measured: str = "",
+    noise: float | None = None,
+    apart: bool = False,
     clean: int = 0,
     count: int | None = None,
     test: int = 400,
@@ -49,6 +52,9 @@ def ambient_masks(
         images: the images.
         masks: what hides pixels, and the noise on the others, such as {is: pipeline.physics.masks.BoxMask, low: 0.3,
             high: 0.5, noise: 0.1}.
+        measured: where images are that arrived masked, their masks beside them; then no others are.
+        noise: σ of the noise on those, 0 if there is none; if not given, each says its own.
+        apart: whether to learn although some pixels are shown together by no image.
         clean: how many images are seen whole; with some of them samples are drawn without a mask.
         count: how many masked ones to take; all that are left if not given.
         test: how many whole images are held out, to measure with.
@@ -69,24 +75,36 @@ def ambient_masks(
         raise ValueError(f"clean is {clean} and test {test}: give whole images from 0 and at least 2 to measure with")
     if clean and guidance:
         raise ValueError("with whole images samples are drawn without masks: leave out clean or guidance")
+    if noise is not None and not measured:
+        raise ValueError("noise is for images that arrived masked: give it to the masks")
+    if measured and noise is None and not clean:
+        raise ValueError(
+            "say how noisy the masked images are, --noise 0 where they are not; if each says its own, nothing is "
+            "learned below that without whole images: give some (--clean)"
+        )
     full = images.ingest("ingest")
     held = step(Corrupt(full, Part(0, test, seed), Clean(), seed), "data/test", images.wide)
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", images.wide) if clean else None
-    rows = step(Corrupt(full, Part(test + clean, count, seed), masks, seed), "data/masked", images.wide)
-    every = Part(test, None if count is None else clean + count, seed)
-    unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)
-    known = [("clean", few), ("masked", rows), ("test", held)]
-    stored = tuple(Stored(name, data) for name, data in known if data is not None)
-    census = step(Census(stored, seed), "census", images.wide)
+    source, part, hiding, unharmed = full, Part(test + clean, count, seed), masks, None
+    if measured:
+        source, part, hiding = images.of(measured).ingest("ingest/measured"), Part(0, count, seed), Clean()
+    else:
+        every = Part(test, None if count is None else clean + count, seed)
+        unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)
+    rows = step(Corrupt(source, part, hiding, seed), "data/masked", images.wide)
+    by, known = (None, noise) if measured else (masks, masks.noise)
+    stored = [("clean", few), ("masked", rows), ("test", held)]
+    looked = tuple(Stored(name, data) for name, data in stored if data is not None)
+    census = step(Census(looked, seed), "census", images.wide)
+    sets = NoisySets(images, few, rows, held, unharmed, census, known, seed)
     ask = Ask(whole=bool(clean), masks=4 if guidance else 1, guidance=guidance, seed=seed)
     objective = Masking(further=further)
-    asked = TrainMasked(rows, masks, masks.noise, few, None, objective, ask, backbone, fit, seed)
-    least = 0.0 if clean else objective.least(masks.noise)
+    asked = TrainMasked(rows, by, known, few, None, objective, ask, backbone, fit, seed, apart)
+    least = 0.0 if clean else objective.least(known or 0.0)
     models = {"ambient": (step(asked, "model", scale, (census,)), least)}
     if few is not None:
         models["clean only"] = step(Train(few, clean_backbone, clean_fit, seed), "clean_only", scale, (census,)), 0.0
     if ceiling:
-        models["all clean"] = step(Train(unharmed, backbone, fit, seed), "ceiling", scale), 0.0
-    sets = NoisySets(images, few, rows, held, unharmed, census, masks.noise, seed)
+        models["all clean"] = step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0
     title, against = "Diffusion from masked images", "clean only" if clean else None
     return sets.report(title, models, {}, against, samples, sampler, judging, scale)

@@ -23,7 +23,8 @@ from stages.extractors import extractor
 from stages.images import Images
 from stages.judge import Drawn, Judge
 from stages.noisy import Harm, NoisySets, noisy_sets
-from stages.rounds import Rounds, deconvolve, pretrain
+from stages.online import Online, online
+from stages.rounds import Rounds, deconvolve, images_seen, pretrain
 from stages.sample import Sample
 from stages.train import Fit
 from stages.versus import Trial, Versus
@@ -38,6 +39,7 @@ class Method(Enum):
     AMBIENT = "ambient"  # both, as published: the weight fades out towards the noise
     OMNI = "omni"  # both, at full weight
     SFBD = "sfbd"  # rounds as published
+    ONLINE = "online"  # one training, a part of the restored images made anew now and then
     DATALOOPS = (
         "dataloops"  # rounds whose restored images are taken to hold an eighth of the noise; they go on, not anew
     )
@@ -90,16 +92,17 @@ def compare(
         fit: how it is trained; `fit.images` is what each method sees in all, over all rounds.
     """
     chosen = wanted(methods)
-    if any(method in ROUNDS for method in chosen) and not alike(backbone, clean_backbone):
+    if {*chosen} & {*ROUNDS, Method.ONLINE} and not alike(backbone, clean_backbone):
         raise ValueError("rounds go on from a model of clean images: give both backbones alike, but for dropout")
     if seeds < 1 or rounds < 1 or not 0 < early < 1:
         raise ValueError(f"seeds is {seeds}, rounds {rounds}, early {early}: give at least 1 of each, early in (0, 1)")
     first = replace(fit, images=max(fit.batch, round(early * fit.images)))
     each = replace(fit, images=max(fit.batch, (fit.images - first.images) // rounds))
-    one, trials = replace(scale, workers=1), []
+    one, trials, looked = replace(scale, workers=1), [], []
     for n in range(seed, seed + seeds):
         sets = noisy_sets(images, harm, n)
         at = f"seed {n}"
+        looked.append(sets.census)
         begun: list[Step] = []
 
         def start(sets: NoisySets = sets, at: str = at, begun: list[Step] = begun) -> Step:
@@ -107,23 +110,25 @@ def compare(
                 begun.append(pretrain(sets, clean_backbone, first, scale, f"{at}/pretrained"))
             return begun[0]
 
-        made: dict[Method, tuple[Step, float, int]] = {}
+        made: dict[Method, tuple[Step, float]] = {}
         for method in chosen:
             label = f"{at}/{method.value}"
             if method is Method.EARLY:
-                made[method] = start(), 0.0, first.images
+                made[method] = start(), 0.0
             elif method in ROUNDS:
-                how = Rounds(rounds, stop=False, **ROUNDS[method])
-                done = deconvolve(sets, start(), how, backbone, each, scale, label)
-                made[method] = done.model, 0.0, first.images + rounds * each.images
+                how = Rounds(most=rounds, stop=False, **ROUNDS[method])
+                made[method] = deconvolve(sets, start(), how, backbone, each, scale, label).model, 0.0
+            elif method is Method.ONLINE:
+                how, rest = Online(refreshes=4 * rounds), replace(fit, images=rounds * each.images)
+                made[method] = online(sets, start(), how, backbone, rest, scale, label).model, 0.0
             else:
                 asked, least = once(method, sets, backbone, clean_backbone, fit)
-                made[method] = step(asked, label, scale, (sets.census,)), least, fit.images
+                made[method] = step(asked, label, scale, (sets.census,)), least
         trials += measured(made, sets, n, samples, sampler, judging, one)
     names = [method.value for method in chosen]
     against = tuple(name for name in ("clean_early", "clean_only") if name in names) or tuple(names[:1])
     ceiling = "all_clean" if "all_clean" in names and "all_clean" not in against else None
-    return step(Versus("Methods for noisy images", tuple(trials), against, ceiling), "report")
+    return step(Versus("Methods for noisy images", tuple(trials), against, ceiling, tuple(looked)), "report")
 
 
 def alike(backbone: Backbone, other: Backbone) -> bool:
@@ -166,7 +171,7 @@ def once(
 
 
 def measured(
-    made: dict[Method, tuple[Step, float, int]],
+    made: dict[Method, tuple[Step, float]],
     sets: NoisySets,
     seed: int,
     samples: int,
@@ -176,11 +181,12 @@ def measured(
 ) -> list[Trial]:
     """Every method's model of one seed, measured and judged."""
     at, drawn, evaluated = f"seed {seed}", {}, {}
-    for method, (model, least, _) in made.items():
+    for method, (model, least) in made.items():
         how = replace(sampler, sigma_min=max(least, sampler.sigma_min))
         drawn[method] = step(Sample(model, samples, how, seed), f"{at}/samples/{method.value}", scale)
         evaluated[method] = step(Evaluate(model, sets.test, least=least), f"{at}/evaluate/{method.value}", scale)
     by = tuple(Drawn(method.value, found) for method, found in drawn.items())
     how, eye = extractor(judging, sets.images.shape, lambda: sets.taught, sets.test, scale)
     judged = step(Judge(by, sets.test, sets.clean or sets.noisy, how, eye), f"{at}/judge", sets.images.wide)
-    return [Trial(m.value, seed, evaluated[m], drawn[m], judged, images) for m, (*_, images) in made.items()]
+    seen = {method: images_seen(model) for method, (model, _) in made.items()}
+    return [Trial(m.value, seed, evaluated[m], drawn[m], judged, images) for m, images in seen.items()]

@@ -26,6 +26,7 @@ from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Clean, Through
 from pipeline.physics.linear import Identity
 from pipeline.physics.views import Crop
+from stages.arrived import arrived
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
 from stages.compose import Combine, Seen
@@ -40,7 +41,7 @@ from stages.overlaps import overlaps
 from stages.residual import Regularisation, TrainResidual
 from stages.restore import Restore
 from stages.sample import Sample
-from stages.sets import Stored
+from stages.sets import Arrived, Stored
 from stages.train import Fit, Share, Train
 from stages.views import Named, default_views, parts, require_levels
 
@@ -98,7 +99,7 @@ def partial_views(
         image_column: of parquet, which has the images.
         label_column: of parquet, which has labels.
         clean: how many images are seen whole.
-        per_view: images of each view, none in two.
+        per_view: images of each view that are made here, none in two.
         held_out: the share of the full images that trains nothing and measures what the others trained.
         size: side of the square that images are brought to, with --resize; as they are if not given.
         resize: what to do with other sizes.
@@ -140,6 +141,11 @@ def partial_views(
     source = source_of(data, frames, stride, split, image_column, label_column)
     shape = row_shape(source, size, colour)
     chosen = default_views(shape) if views is None else views
+    if not chosen:
+        raise ValueError("there are no views: give at least one")
+    own, made = [v for v in chosen if v.data], [v for v in chosen if not v.data]
+    if made and per_view < 1:
+        raise ValueError(f"per_view is {per_view}: give each view at least 1 image (--per-view)")
     if clean < 8:
         raise ValueError(f"clean is {clean}: give at least 8 full images, some of which are held out")
     if samples < 2:
@@ -152,6 +158,17 @@ def partial_views(
         raise ValueError("region counting gives views no say beside a model of whole images: add --no-joint alone")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}: give the share of the full images to measure with, within (0, 1)")
+    aside = max(4, round(held_out * clean))
+    if aside >= clean:
+        raise ValueError(
+            f"held_out is {held_out}, which is {aside} of the {clean} full images and leaves none to learn from: give "
+            "less (--held-out) or more of them (--clean)"
+        )
+    if own and (ceiling or combine is Mode.BETHE):
+        what = "--ceiling learns from unharmed images" if ceiling else "--combine bethe cuts overlaps out of rows"
+        raise ValueError(f"{what}, and those of view {own[0].name} came as they are: leave it out")
+    if rounds and (unsaid := [v.name for v in own if v.count is None]):
+        raise ValueError(f"rounds count each image alike: say how many view {unsaid[0]} has, as its count")
     if len({view.name for view in chosen} | RESERVED) < len(chosen) + len(RESERVED):
         raise ValueError(f"two views have one name, or one of {', '.join(sorted(RESERVED))}: name them differently")
     if not all(v.plain(shape) for v in chosen) and rounds:
@@ -166,21 +183,23 @@ def partial_views(
     taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
     full = step(taken, "ingest", wide)
 
-    aside = max(4, round(held_out * clean))
     few = step(Corrupt(full, Part(0, clean, seed), Clean(), seed), "data/clean", wide)
     taught = step(Corrupt(full, Part(aside, clean - aside, seed), Clean(), seed), "data/clean/taught", wide)
     judges = step(Corrupt(full, Part(0, aside, seed), Clean(), seed), "data/clean/held", wide)
-    shares = [Part(clean + k * per_view, per_view, seed) for k in range(len(chosen))]
-    held = step(Corrupt(full, Part(clean + len(chosen) * per_view, None, seed), Clean(), seed), "data/test", wide)
+    used = clean + len(made) * per_view
+    shares = iter(Part(first, per_view, seed) for first in range(clean, used, max(1, per_view)))
+    held = step(Corrupt(full, Part(used, None, seed), Clean(), seed), "data/test", wide)
     harmed = [
-        step(Corrupt(full, share, v.corruption, seed), f"data/{v.name}", wide)
-        for share, v in zip(shares, chosen, strict=True)
+        arrived(v, taken, stride, seed, wide)
+        if v.data
+        else step(Corrupt(full, next(shares), v.corruption, seed), f"data/{v.name}", wide)
+        for v in chosen
     ]
     at_once = [(v.plain(shape), d) for v, d in zip(chosen, harmed, strict=True)]
     plain = [(A, d) for A, d in at_once if A is not None]
-    sets = [("clean", few), *((v.name, d) for v, d in zip(chosen, harmed, strict=True)), ("test", held)]
-    census = step(Census(tuple(Stored(name, data) for name, data in sets), seed), "census", wide)
-    unharmed = Corrupt(full, Part(0, clean + len(chosen) * per_view, seed), Clean(), seed)
+    sets = [(Arrived if v.data else Stored)(v.name, d) for v, d in zip(chosen, harmed, strict=True)]
+    census = step(Census((Stored("clean", few), *sets, Stored("test", held)), seed), "census", wide)
+    unharmed = Corrupt(full, Part(0, used, seed), Clean(), seed)
     every = partial(step, unharmed, "data/unharmed", wide)
     how, eye = extractor(judging, shape, every, held, replace(scale, workers=1))
     looked = (census,) if eye is None else (census, eye)  # what is wrong is to be known before hours are spent on it
@@ -223,7 +242,8 @@ def partial_views(
             for v, (A, d) in zip(chosen, plain, strict=True)
         ]
         shown += [Shown(f"completed, round {n}: {v.name}", d) for v, d in zip(chosen, completed, strict=True)]
-        also = tuple(Share(rows, per_view) for rows in completed)  # each image as often as any other
+        # Each image as often as any other.
+        also = tuple(Share(rows, v.count or per_view) for v, rows in zip(chosen, completed, strict=True))
         learned = Train(taught, completed_backbone, completed_fit, seed + n, also, clean - aside)
         models["completed"] = step(learned, f"completed/{n}", scale)
         seen = [Seen(Identity(shape), models["completed"]), *first]

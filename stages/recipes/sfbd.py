@@ -12,16 +12,20 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Heun, Sampler
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.judging import Judging
+from stages.bootstrap import Bootstrap
 from stages.images import Images
 from stages.noisy import Harm, noisy_sets
 from stages.rounds import Rounds, deconvolve, pretrain
 from stages.train import Fit, Train
+from stages.views import default_views
 
 
 def sfbd(
     images: Images = Images(),
     harm: Harm = Harm(),
     rounds: Rounds = Rounds(),
+    views: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
     ceiling: bool = False,
     samples: int = 256,
     seed: int = 0,
@@ -38,6 +42,9 @@ def sfbd(
         images: the images.
         harm: which of them are noisy.
         rounds: what a round is, and how many there are.
+        views: further clean images of which a part is known, as many for each of two crops and a pooled view, of which
+            a bootstrapped model is made that restores in the first round; 0: the clean ones' own model does.
+        bootstrap: how that is made.
         ceiling: also train on the same images without noise, which shows how far there is to go.
         samples: how many images each model draws, to be judged.
         seed: of every random choice.
@@ -48,10 +55,17 @@ def sfbd(
         fit: how it is trained in each round.
         clean_fit: how it is pretrained on the clean images.
     """
-    sets = noisy_sets(images, harm, seed)
-    first = pretrain(sets, backbone, clean_fit, scale)
-    done = deconvolve(sets, first, rounds, backbone, fit, scale)
-    models = {"sfbd": (done.model, 0.0), "clean only": (first, 0.0)}
+    if views < 0:
+        raise ValueError(f"views is {views}: give a number of images from 0")
+    sets = noisy_sets(images, harm, seed, views * len(default_views(images.shape)) if views else 0)
+    alone = pretrain(sets, backbone, clean_fit, scale)
+    models = {"clean only": (alone, 0.0)}
+    first = alone
+    if views:
+        first = bootstrap.model(images, harm.test, harm.clean, views, seed, scale, sets.census)
+        models = {"bootstrapped": (first, 0.0)} | models
+    done = deconvolve(sets, first, rounds, backbone, fit, scale, weights=alone)
+    models = {"sfbd": (done.model, 0.0)} | models
     if ceiling:
         models["all clean"] = (step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0)
     shown = {"restored first": done.restored[0]}  # of later rounds there may be none: they end when it is over

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,3 +103,20 @@ def test_plots_are_pictures_and_the_same_twice():
 
     assert all(Image.open(io.BytesIO(png)).format == "PNG" for png in plots())
     assert plots() == plots()
+
+
+@pytest.mark.parametrize("y", [[0.2, 0.9], [0.05, 3.0], [1e-3, 20.0]])
+def test_logarithmic_axes_have_plain_numbers(monkeypatch, y):
+    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    figure: Any = curves([0.02, 80], {"a": y}, "σ", "error", log_y=True)
+    figure.canvas.draw()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        low, high = axis.get_view_interval()
+        seen = [
+            t.label1.get_text()
+            for t in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+            if low <= t.get_loc() <= high
+        ]
+        seen = [text for text in seen if text]
+        assert len(seen) >= 2
+        assert all(low <= float(text) <= high for text in seen), seen

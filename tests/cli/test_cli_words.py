@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -27,7 +29,7 @@ def test_every_verb_has_help_that_fits_a_terminal(kintsugi, words):
     assert said.out.startswith(f"usage: kintsugi {' '.join(words)}")
     assert 4 <= len(said.out.splitlines()) < 100
     assert max(map(len, said.out.splitlines())) <= 120
-    if len(words) == 1 and words[0] not in ("run", "plan", "estimate", "search"):
+    if len(words) == 1 and words[0] not in ("run", "plan", "estimate", "search", "submit", "preflight"):
         assert "--store" in said.out
         assert "--json" in said.out
 
@@ -189,3 +191,13 @@ def test_main_takes_the_words_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["kintsugi", "rnu"])
     assert main() == 2
     assert "did you mean 'run'?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_who_has_read_enough_is_told_nothing_more():
+    """As `| head -1` has; the rest is not printed, and is no failure."""
+    words = [sys.executable, "-m", "stages", "show", "presets"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.close()
+        said = command.stderr.read()
+    assert (command.returncode, said) == (0, b"")

@@ -52,6 +52,16 @@ def test_copies_are_recognised_through_the_damage_and_others_are_not(corruption)
     assert found.certain
 
 
+def test_an_image_that_is_there_twice_hides_no_leak():
+    """It is no other image, for which what leaked could be taken by chance."""
+    images, noise = smooth(120, 16), Noisy(noise=0.2)
+    twice = np.concatenate([images[:60], images[:60]])
+    found = copies(examples(twice), damaged(noise, examples(images[50:120], "y")), Damage(noise, SHAPE))
+    assert len(found.pairs) == 10
+    assert found.chance <= 0.02
+    assert found.certain
+
+
 def test_where_nothing_leaked_nothing_is_found():
     images = smooth(300, 16)
     noise = Noisy(noise=0.3)

@@ -11,12 +11,14 @@ from test_combine import LEFT, OVERLAP, RIGHT, SHAPE, field
 
 from pipeline.diffusion.account import account, residual_energy
 from pipeline.diffusion.bins import Bins, weighted
+from pipeline.diffusion.calibrate import calibrate_base
 from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.exact import Gaussian
 from pipeline.keys import Key
 from pipeline.physics.views import Crop
 
 HALVES = [Crop(SHAPE, 0, 0, 8, 4), Crop(SHAPE, 0, 4, 8, 4)]
+ROWS = [Crop(SHAPE, 0, 0, 4, 8), Crop(SHAPE, 4, 0, 4, 8)]
 
 
 def images(law, count):
@@ -38,8 +40,8 @@ def test_without_a_view_its_half_is_left_to_the_fallback():
         torch.testing.assert_close(row, (with_it + v) / 2, rtol=0.02, atol=0)
     lift = (v**2 / (v + s2)) / 2  # E|D_k|² on half of the entries
     torch.testing.assert_close(told.lift, lift.expand(2, -1), rtol=0.03, atol=0)
-    torch.testing.assert_close(told.share.double(), torch.full((2, 2), 0.5).double())
-    assert told.harm == 1
+    assert told.weight.tolist() == [[1, 1], [1, 1]]
+    assert told.harm == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -52,7 +54,12 @@ def test_the_harm_of_summing_overlapping_views_is_told():
     summed, solved = (weighted(Bins(1, 2, 2).centres(), told.error) for told in (harmed, fine))
     assert harmed.harm == pytest.approx(float(summed / solved), rel=1e-5)
     assert harmed.harm > 1.2
-    assert fine.harm == counted.harm == 1
+    assert fine.harm == 1
+    by_squares = weighted(Bins(1, 2, 2).centres(), counted.compared)
+    assert counted.harm == pytest.approx(float(weighted(Bins(1, 2, 2).centres(), counted.error) / by_squares), rel=1e-5)
+    assert counted.harm < 1
+    assert counted.weight[:, 0].tolist() == [1, 1, -1]
+    torch.testing.assert_close(counted.compared, fine.error, rtol=0.05, atol=0)
 
 
 def test_a_copy_of_a_view_is_worth_nothing_and_a_half_is_worth_its_error():
@@ -62,6 +69,33 @@ def test_a_copy_of_a_view_is_worth_nothing_and_a_half_is_worth_its_error():
     assert abs(worth[0]) < 1e-3
     assert abs(worth[1]) < 1e-3
     assert worth[2] > 0.1
+
+
+def test_stacked_views_of_independent_halves_are_the_posterior_mean_and_each_is_worth_its_half():
+    """D₀ + Σ L_k(D₀) is it: scalars of 1 on the lifts, and 0 on x."""
+    law = Gaussian(torch.zeros(64), torch.block_diag(*[0.3 * torch.ones(32, 32) + 0.4 * torch.eye(32)] * 2).double())
+    base, (x0, ids) = exact_base(law, ROWS, Mode.STACK, 0.7), images(law, 600)
+    calibrate_base(base, x0, ids, Key(3), 2)
+    torch.testing.assert_close(base.stack[:2], torch.ones(2, 2).double(), rtol=0, atol=0.03)
+    assert float(base.stack[2].abs().max()) < 0.03
+    told = account(base, x0, ids, Key(2), draws=2)
+    for k, s in enumerate(base.config.bins.centres().double()):
+        x = x0 + s * torch.randn(x0.shape, generator=Key(9).fold(k).torch(), dtype=torch.float64)
+        error = float((base(x, s.expand(len(x))) - x0).square().mean())
+        assert float(told.error[k]) == pytest.approx(error, rel=0.03)
+    assert told.harm == pytest.approx(1, abs=0.02)
+    for row in told.without:
+        assert (row > told.error * 1.05).all()
+
+
+def test_a_stack_can_undo_an_overlap_and_return_the_image_itself():
+    """Without a scalar on x, all that is seen twice would be moved twice, however little noise there is."""
+    law = field()
+    base, (x0, ids) = exact_base(law, [LEFT, RIGHT], Mode.STACK, 1e-3), images(law, 300)
+    calibrate_base(base, x0, ids, Key(3), 2)
+    for k, s in enumerate(base.config.bins.centres().double()):
+        x = x0 + s * torch.randn(x0.shape, generator=Key(9).fold(k).torch(), dtype=torch.float64)
+        assert (base(x, s.expand(len(x))) - x0).square().mean() < 1.01 * s**2
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ def test_a_start_off_the_grid_is_refused(start):
 
 
 def test_a_grid_that_is_none_is_refused():
-    for wrong in ({"steps": 1}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"rho": 0.0}):
+    endless = ({"sigma_max": float("inf")}, {"rho": float("inf")}, {"rho": 1e-3}, {"steps": 2.5})
+    for wrong in ({"steps": 1}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"rho": 0.0}, *endless):
         with pytest.raises(ValueError, match="no grid"):
             Heun(**wrong)
 
@@ -208,4 +209,7 @@ def test_misuse_is_told():
         Ancestral()(elementwise, torch.randn(2, 3))
     with pytest.raises(ValueError, match="white noise"):
         Transition(torch.zeros(2, 3), torch.ones(2)).draw()
+    for batch in (0, -1):
+        with pytest.raises(ValueError, match="at least one sample at a time"):
+            samples(elementwise, Heun(), (2,), range(3), seed=0, batch=batch)
     assert samples(elementwise, Heun(), (2,), [], seed=0).shape == (0, 2)

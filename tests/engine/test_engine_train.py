@@ -17,10 +17,11 @@ import torch
 from pipeline.engine import cluster
 from pipeline.engine.conceded import Conceded
 from pipeline.engine.kept import CHECKPOINTS
-from pipeline.engine.train import Cadence, train
+from pipeline.engine.train import Cadence, begin_alike, train
 from pipeline.graph import Context, Scale
 from pipeline.learning.checkpoint import Checkpoints
 from pipeline.learning.loop import Every
+from pipeline.learning.peers import Peers
 from pipeline.learning.step import Unable
 from pipeline.store import Store
 
@@ -215,6 +216,22 @@ def test_where_one_workers_memory_does_not_suffice_all_begin_again_with_fewer_ro
     assert said == ["8 rows do not fit: set scale.micro below 8. All workers begin again, with less"]
     one, both = (np.frombuffer(data, np.float32) for data in (two, at.out.read("weights.bin")))
     np.testing.assert_allclose(both, one, rtol=0, atol=2e-5)
+
+
+def test_workers_that_found_different_checkpoints_refuse_to_begin(monkeypatch):
+    """As they do whose folders are their own machines'."""
+    state, device = courses.plain(torch.device("cpu")).state, torch.device("cpu")
+    others = [torch.tensor([0, 0, 0])]
+
+    class Found(Peers):
+        def all(self, mine):
+            return torch.stack([mine, *others])
+
+    monkeypatch.setattr("pipeline.engine.train.Peers", Found)
+    begin_alike(state, device)
+    others[0] = torch.tensor([32, 2, 0])
+    with pytest.raises(ValueError, match="different checkpoints, of 0, 32 images: name a --store that all machines"):
+        begin_alike(state, device)
 
 
 def test_what_workers_give_up_adds_up_and_is_never_taken_back():

@@ -22,6 +22,7 @@ from pipeline.engine.spaces import Space, read, read_all
         ("quniform(64, 640, 64)", "quniform", (64, 640, 64)),
         ("randint(0, 5)", "randint", (0, 5)),
         ("choice(6400,12800)", "choice", (6400, 12800)),
+        ("choice([DISAGREEMENT], [COVERAGE, 'b'], [])", "choice", (["DISAGREEMENT"], ["COVERAGE", "b"], [])),
         ("choice(adamw, 'two words', null, true, -1)", "choice", ("adamw", "two words", None, True, -1)),
         ("grid([1, 2], {'is': 'a.B'})", "grid", ([1, 2], {"is": "a.B"})),
     ],

@@ -17,7 +17,7 @@ import pipeline.physics
 from pipeline.keys import Key
 from pipeline.physics.check import check_operator
 from pipeline.physics.corruption import Corruption, corrupt
-from pipeline.physics.linear import Identity, LinearMap, Shape, Stacked
+from pipeline.physics.linear import Identity, LinearMap, Shape, Stacked, unit
 from pipeline.physics.masks import Masked, PixelMask
 from pipeline.physics.views import Channel, Crop, Frames, Pool
 
@@ -90,6 +90,34 @@ def test_products_of_orthonormal_maps_are_orthonormal_and_others_do_not_claim_to
     assert not (blend @ Identity((3, 2, 2))).orthonormal
     assert not (Identity((5,)) @ blend).orthonormal
     assert not Stacked((view,)).orthonormal
+    assert (2.0 * (0.5 * view)).orthonormal
+
+
+BY_CHANCE = {"bicubic of a clip, all of it one pixel", "no blur"}  # of their sizes and widths
+
+
+@pytest.mark.parametrize("name", sorted(MAPS.keys() - BY_CHANCE))
+def test_a_map_is_isotropic_with_c_if_and_only_if_its_matrix_says_so_and_then_has_a_unit(name):
+    A = MAPS[name]
+    M = A.dense().expand(A.rows, -1, -1) if A.rows == 1 else A.dense()
+    gram, one = M @ M.mT, torch.eye(M.shape[1], dtype=M.dtype)
+    c = float(gram.diagonal(dim1=1, dim2=2).mean())
+    assert (A.isotropy is not None) == (c > 0 and bool(((gram - c * one).abs() < 1e-9).all()))
+    if A.isotropy is None:
+        with pytest.raises(ValueError, match="A Aᵀ must be I"):
+            unit(A)
+        return
+    assert A.isotropy == pytest.approx(c, rel=1e-12)
+    U = unit(A)
+    assert U.orthonormal
+    check_operator(U)
+    torch.testing.assert_close(U.dense() * c**0.5, A.dense())
+
+
+def test_a_positive_multiple_of_a_view_has_that_view_for_its_unit():
+    view = Pool((1, 4, 4), 2)
+    assert unit(0.5 * view) == view
+    assert unit(3.0 * (0.5 * view)) == view
 
 
 @QUICK

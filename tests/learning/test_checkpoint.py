@@ -314,6 +314,50 @@ def test_numbers_that_are_no_counts_are_refused_and_change_nothing(name, value):
     assert same(before, state.tensors())
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors, meta: meta.update(micro=-3), "its micro is -3"),
+        (lambda tensors, meta: meta.update(micro="a"), "its micro is 'a'"),
+        (lambda tensors, meta: meta.update(best_score="x"), "its best_score is 'x'"),
+        (lambda tensors, meta: [tensors.pop(n) for n in list(tensors) if n.startswith("optimiser.")], "no moments"),
+        (lambda tensors, meta: tensors["model.net.layers.0.weight"].fill_(float("nan")), "not finite, in model.net"),
+        (lambda tensors, meta: tensors["optimiser.0.exp_avg"].fill_(float("inf")), "not finite, in optimiser.0"),
+    ],
+)
+def test_what_no_run_could_go_on_from_is_refused_and_changes_nothing(whole, change, says):
+    tensors, meta, state = copied(whole.tensors()), whole.meta(), start()
+    change(tensors, meta)
+    before = copied(state.tensors())
+    with pytest.raises(ValueError, match=says):
+        state.load(tensors, meta)
+    assert same(before, state.tensors())
+
+
+def test_a_manifest_without_an_end_costs_its_checkpoint_alone(two):
+    _, _, newer = two
+    (newer / checkpoint.MANIFEST).write_text("[" * 100_000)
+    assert flaw(newer) == "manifest.json is not JSON"
+
+
+def test_workers_that_begin_at_once_all_find_a_checkpoint_that_was_left_aside(tmp_path, monkeypatch):
+    """As one of them would who sees it there and then finds that another has brought it back."""
+    Checkpoints(tmp_path).save(start())
+    (place,) = (p for p in tmp_path.iterdir() if p.name.isdigit())
+    os.replace(place, tmp_path / f"{checkpoint.REPLACED}{place.name}")
+    calls, replace = [], os.replace
+
+    def late(old, new):
+        calls.append(old)
+        if len(calls) == 1:
+            assert Checkpoints(tmp_path).latest() is not None
+        replace(old, new)
+
+    monkeypatch.setattr(checkpoint.os, "replace", late)
+    assert Checkpoints(tmp_path).latest() is not None
+    assert len(calls) == 2
+
+
 def test_tensors_of_another_kind_of_number_are_refused():
     tensors = start().tensors()
     name = next(iter(tensors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.data.augment import Augment
-from pipeline.data.hiding import Hidden, check_coverage, visible_moments, warn_of_pairs
+from pipeline.data.coverage import apart, told_apart
+from pipeline.data.hiding import Hidden, check_coverage, check_pairs, visible_moments
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.denoiser import expand
@@ -231,16 +233,33 @@ def test_pixels_that_no_row_shows_are_named():
     check_coverage(visible_moments([Hidden(rows(fixed), fixed), Hidden(rows(PixelMask(0.1)), None)])[2])
 
 
-def test_pixels_that_are_never_shown_together_are_warned_of(caplog):
+def test_pixels_that_are_never_shown_together_are_refused_and_named(caplog):
     """Halves that each row shows one of cover all pixels, and no row says how the halves go together."""
     left, right = FixedMask(("1100",) * 4), FixedMask(("0011",) * 4)
     halves = [Hidden(rows(half), half) for half in (left, right)]
     check_coverage(visible_moments(halves)[2])
-    warn_of_pairs(halves)
-    assert "64 of 136 pairs of pixels are shown together by no row, such as (0, 0) and (0, 2)" in caplog.text
-    caplog.clear()
-    warn_of_pairs([*halves, Hidden(rows(PixelMask(0.1)), PixelMask(0.1))])
+    told = "64 of 136 pairs of pixels are shown together by no row, such as (0, 0) and (0, 2); it concerns (0, 0), (0"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        check_pairs(halves)
     assert not caplog.text
+    check_pairs(halves, apart_too=True)
+    assert told in caplog.text
+    caplog.clear()
+    check_pairs([*halves, Hidden(rows(PixelMask(0.1)), PixelMask(0.1))])
+    assert not caplog.text
+
+
+def test_only_the_pixels_that_are_apart_are_named():
+    """Of a mask that never shows the last pixel with the first: those two, found however late the others meet."""
+    seen = np.ones((600, 16), bool)
+    seen[:, 15] = False
+    seen[-1] = True
+    seen[-1, 0] = False
+    alone = apart((seen[i : i + 64] for i in range(0, 600, 64)), 16)
+    assert np.argwhere(np.triu(alone)).tolist() == [[0, 15]]
+    places = np.stack(np.unravel_index(np.arange(16), (4, 4)), 1)
+    assert "such as (0, 0) and (3, 3); it concerns (0, 0), (3, 3): how" in told_apart(alone, places, "pixels")
+    assert told_apart(alone & False, places, "pixels") == ""
 
 
 def test_what_cuts_is_no_mask():

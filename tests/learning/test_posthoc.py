@@ -54,8 +54,28 @@ def test_the_tracked_average_is_the_sum_of_all_weights_by_the_profile():
 
 def test_what_was_kept_is_its_own_reconstruction():
     kept = [(at, width) for at in (250, 500, 1000) for width in (0.05, 0.1)]
-    assert shares(kept, Power(0.1), 1000) == pytest.approx([0, 0, 0, 0, 0, 1], abs=1e-6)
-    assert shares(kept, Power(0.05), 500) == pytest.approx([0, 0, 1, 0, 0, 0], abs=1e-6)
+    for width, images, want in ((0.1, 1000, [0, 0, 0, 0, 0, 1]), (0.05, 500, [0, 0, 1, 0, 0, 0])):
+        found, off = shares(kept, Power(width), images)
+        assert found == pytest.approx(want, abs=1e-6)
+        assert off < 1e-5
+
+
+@pytest.mark.parametrize("tracked", [(0.05,), (0.05, 0.1)])
+@pytest.mark.parametrize("wanted", [0.005, 0.03, 0.2, 0.28])
+def test_whatever_is_asked_for_weights_that_stood_still_are_given_back_whole(tracked, wanted):
+    """The shares of an average add up to 1; how far its profile is off is told, against quadrature."""
+    kept = [(at, width) for at in range(25, 801, 25) for width in tracked]
+    found, off = shares(kept, Power(wanted), 800)
+    assert found.sum() == pytest.approx(1, abs=1e-9)
+    tau = (np.arange(200_000) + 0.5) / 200_000
+
+    def profile(t, width):
+        gamma = Power(width).gamma
+        return np.where(tau <= t, (gamma + 1) * (np.minimum(tau, t) / t) ** gamma / t, 0)
+
+    made = sum(share * profile(at / 800, width) for share, (at, width) in zip(found, kept))
+    want = profile(1.0, wanted)
+    assert off == pytest.approx(np.linalg.norm(made - want) / np.linalg.norm(want), rel=0.02, abs=2e-3)
 
 
 @pytest.mark.parametrize("width", [0.07, 0.15, 0.2])
@@ -72,7 +92,7 @@ def test_the_reconstruction_nears_the_tracked_average_as_snapshots_grow(width):
     errors = []
     for count in (4, 8, 16, 32):
         kept = [(16 * steps * i // count, rule.sigma_rel) for i in range(1, count + 1) for rule in rules[:2]]
-        found = shares(kept, rules[2], 16 * steps)
+        found, _ = shares(kept, rules[2], 16 * steps)
         rows = np.stack([written[at][int(w == 0.1)] for at, w in kept])
         errors.append(np.linalg.norm(found @ rows - averages[2]) / np.linalg.norm(theta - averages[2]))
     assert all(b < a / 1.5 for a, b in itertools.pairwise(errors)), errors
@@ -88,7 +108,7 @@ def test_a_run_tracks_its_profiles_and_they_say_what_a_third_would_have():
 
     fit(state, batches(16), Denoising(), LogNormal(), Clock(1600, 16), Key(1), hooks=[Every(40, keep)])
     kept = [(at, width) for at in seen for width in (0.05, 0.1)]
-    found = shares(kept, Power(0.15), 1600)
+    found, _ = shares(kept, Power(0.15), 1600)
     name = "net.layers.0.weight"
     made = sum(float(c) * seen[at][w == 0.1][name] for c, (at, w) in zip(found, kept))
     tracked, last = seen[1600][2][name], state.model.state_dict()[name]

@@ -173,5 +173,10 @@ def test_speed_is_the_courses_and_the_machines(tmp_path):
     one, other = course(0, [], 3), course(0, [], 3)
     other.bf16 = False
     one.run()
+    seen = []
+    other.state.model.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    other.tf32 = True
     other.run(speed=Speed(bf16=True, checkpointing=True))
+    assert set(seen) == {"high"}
+    assert torch.get_float32_matmul_precision() == "highest"
     assert same(one.state.model.state_dict(), other.state.model.state_dict())

@@ -57,7 +57,7 @@ def test_images_that_arrived_damaged_are_not_damaged_again_and_have_no_ceiling(r
     told = [node.stage.noise for node in found.values() if hasattr(node.stage, "noise")]
     assert told
     assert set(told) == {0.2}
-    with pytest.raises(ValueError, match="nobody knows them whole"):
+    with pytest.raises(ValueError, match="nobody knows them otherwise"):
         recipe(measured=str(tmp_path), ceiling=True)
 
 

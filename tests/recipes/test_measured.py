@@ -173,7 +173,7 @@ def test_numbers_that_no_row_shows_together_are_warned_of(tmp_path, caplog):
     data = seen(tmp_path / "data", PixelMask(0.9), X0[:6])
     with caplog.at_level("WARNING", "kintsugi"):
         _fit(FitGaussian(DATA, rank=1, iterations=2), data, through(data, SHAPE))
-    assert "of 136 pairs of numbers are shown together by none of these rows, such as (0, 0, 0) and" in caplog.text
+    assert "of 136 pairs of numbers are shown together by no row, such as (0, 0, 0) and" in caplog.text
 
 
 def test_zero_filling_shows_what_was_seen_and_nothing_else(tmp_path):

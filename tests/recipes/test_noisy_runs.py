@@ -16,12 +16,15 @@ from pipeline.learning.weights import unpack
 from pipeline.physics.masks import BoxMask
 from pipeline.store import Store
 from stages.__main__ import main
+from stages.bootstrap import Bootstrap
 from stages.corrupt import load
 from stages.noisy import Harm
 from stages.recipes.ambient import ambient
 from stages.recipes.ambient_masks import ambient_masks
 from stages.recipes.compare import compare
 from stages.recipes.memorisation import memorisation
+from stages.recipes.sfbd import sfbd
+from stages.rounds import Rounds
 from stages.train import Fit, Train
 
 SMALL = [
@@ -54,12 +57,34 @@ def test_a_toy_sfbd_goes_through_its_rounds_and_ends_with_the_best(one_ray, tmp_
 TOY = mlp.Config(width=32, blocks=1)
 FEW = Harm(clean=30, count=120, test=40)
 SHORT = Fit(images=640)
+FITS = {"fit": SHORT, "clean_fit": SHORT}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     alone.installed(monkeypatch)
     return lambda target: alone.made(target, Store(str(tmp_path / "store")))
+
+
+def test_a_toy_of_rounds_that_begin_with_partial_views(run):
+    """The composed model restores first; what is fine-tuned are the clean images' weights; no image has two uses."""
+    how = Bootstrap(TOY, SHORT, TOY, SHORT)
+    asked = sfbd(harm=FEW, rounds=Rounds(most=2), views=20, bootstrap=how, samples=20, backbone=TOY, **FITS)
+    nodes = {node.label: node for node in graph.walk(asked)}
+    assert nodes["round/1/restored"].stage.model.label == "bootstrap/composed"
+    assert nodes["round/1"].stage.start.label == "pretrained"
+    assert nodes["round/1"].stage.unless is None
+    assert nodes["round/2/restored"].stage.model.label == "round/1"
+    found = run(asked)
+    names = ("test", "clean", "noisy")
+    ids = [i for n in names for i in load(found[f"data/{n}"]).ids]
+    ids += [i for n in ("left", "right", "pooled") for i in load(found[f"bootstrap/data/{n}"]).ids]
+    assert len(set(ids)) == len(ids) == 40 + 30 + 120 + 60
+    assert {"denoising_error/bootstrapped", "denoising_error/sfbd"} <= found["report"].json("metrics.json").keys()
+    with pytest.raises(ValueError, match="give at least 8 whole images"):
+        sfbd(harm=Harm(clean=7), views=20)
+    with pytest.raises(ValueError, match="views is -1"):
+        sfbd(views=-1)
 
 
 def test_a_toy_ambient_runs_with_and_without_clean_images(run):
@@ -105,6 +130,8 @@ def test_a_toy_comparison_has_every_method_in_its_table(run):
         "all_clean",
     }
     assert all(len(numbers["denoising_error"]["seeds"]) == 2 for numbers in table.values())
+    one = compare(harm=FEW, methods="online", seeds=1, rounds=1, fit=SHORT, backbone=TOY, clean_backbone=TOY)
+    assert run(one.stage.trials[0].evaluation).keys() >= {"seed 0/online/4", "seed 0/evaluate/online"}
     loops = {node.label: node for node in graph.walk(compare(methods="dataloops,sfbd", seeds=1))}
     assert loops["seed 0/dataloops/1"].stage.rows[1].noise == pytest.approx(0.2 / 8)
 

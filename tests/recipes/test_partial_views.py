@@ -20,10 +20,10 @@ GOLDEN = {
     "data/left": "9a63f95c4053ec452835",
     "view/left": "fac920dd8ef9c04b4f6a",
     "joint": "9b79da924419ce51557d",
-    "base": "5e4249e20a15750ebcc7",
-    "composed": "865a1925188b3ce1967d",
+    "base": "31f8402fa055c91d1466",
+    "composed": "fb14031466bbb316a718",
     "evaluate/ceiling": "8e739753962bd4f866b2",
-    "report": "1cd55ee4fad6259bf2cd",
+    "report": "bc3eff724a01fb9f7fdd",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"

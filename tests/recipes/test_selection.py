@@ -16,7 +16,7 @@ from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.diffusion.residual import Composed, Residual
 from pipeline.engine.draws import Plan
-from pipeline.engine.ledger import FINISHED, Trial
+from pipeline.engine.ledger import FINISHED, STOPPED, Trial
 from pipeline.engine.spaces import read_all
 from pipeline.keys import Key
 from pipeline.metrics.denoising import DenoisingError
@@ -24,7 +24,7 @@ from pipeline.physics.linear import Identity
 from stages.evaluate import crossed
 from stages.recipes.partial_views import partial_views
 from stages.residual import Regularisation
-from stages.search_page import page
+from stages.search_page import page, untried
 
 SHAPE = (1, 2, 2)
 
@@ -73,3 +73,19 @@ def test_the_report_of_a_search_says_how_far_its_winner_is_known():
     said = page("partial_views", plan, sought, trials, trials[0], "")
     assert "within [0.4, 0.6] 95 times in 100; 1 other trials came to a number in there" in said
     assert "0.45 to 0.65" in said
+
+
+def test_the_report_of_a_search_says_what_was_never_tried_and_that_a_stopped_loss_is_no_result():
+    plan = Plan(read_all(["x=choice(adamw, sgd, lion, muon)", "y=uniform(0, 1)"]), 3, "random", "asha", "min", 0)
+    sought: Any = SimpleNamespace(metric="selection", watched="residual")
+    trials = [
+        Trial(0, {"x": "adamw", "y": 0.1}, FINISHED, 0.5),
+        Trial(1, {"x": "sgd", "y": 0.2}, STOPPED, history=[(10.0, 0.3)]),
+    ]
+    assert untried(plan, trials) == ["Never tried of x: lion, muon.", "Tried of x by no trial that finished: sgd."]
+    said = page(
+        "partial_views", plan, sought, [*trials, Trial(2, {"x": "adamw", "y": 0.3}, FINISHED, 0.6)], trials[0], ""
+    )
+    assert "Never tried of x: lion, muon." in said
+    assert "not to be compared with the winner" in said
+    assert "Never tried" not in page("partial_views", Plan({}, 1), sought, trials[:1], trials[0], "")

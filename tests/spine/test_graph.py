@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.artifact import sealed
-from pipeline.graph import Context, Event, Scale, Stage, Step, StepFailed, plan, run, step, walk
+from pipeline.graph import Context, Enough, Event, Scale, Stage, Step, StepFailed, plan, run, step, walk
 from pipeline.lease import LEASE, WORK
 from pipeline.store import Store, StoreError
 
@@ -345,3 +345,17 @@ def test_a_stage_without_canonical_form_is_refused_when_the_graph_is_built():
 def test_a_scale_of_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match="give at least one"):
         Scale(**wrong)
+
+
+def test_a_step_that_nobody_wants_any_more_is_said_to_be_stopped_not_failed(store):
+    events: list[tuple[str, str]] = []
+
+    @contextlib.contextmanager
+    def enough(node: Step) -> Iterator[None]:
+        raise Enough
+        yield
+
+    with pytest.raises(StepFailed) as caught:
+        run(step(Add("one"), "one"), store, enough, listen=lambda e: events.append((e.step.label, e.what)))
+    assert isinstance(caught.value.__cause__, Enough)
+    assert events == [("one", "start"), ("one", "stopped")]
