@@ -136,7 +136,7 @@ def latent(
     for name, (model, low) in {"tuned": (tuned, least), "pretrained": (start, 0.0)}.items():
         down = replace(sampler, sigma_min=max(low, sampler.sigma_min))
         drawn = step(Sample(model, samples, down, seed, decoder=coder), f"samples/{name}", one)
-        contestants.append(Contestant(name, step(Evaluate(model, measured, least=low), f"evaluate/{name}", one), drawn))
+        contestants.append(Contestant(name, step(Evaluate(model, measured), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
     judged = step(Judge(drawn_by, held, many, how, eye), "judge", wide)
     seen = noisy if coder is None else step(Decode(coder, noisy), "decoded/noisy", one)
