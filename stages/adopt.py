@@ -12,6 +12,7 @@ from pipeline.diffusion.denoiser import Trained
 from pipeline.graph import Context, Stage
 from pipeline.learning.edm2 import as_edm2
 from pipeline.learning.foreign import as_ours, load
+from pipeline.learning.pretrained import as_diffusers
 from pipeline.learning.weights import pack
 
 
@@ -20,9 +21,10 @@ class Names(Enum):
 
     OURS = "ours"
     EDM2 = "edm2"
+    DIFFUSERS = "diffusers"
 
 
-PLANS = {Names.OURS: as_ours, Names.EDM2: as_edm2}
+PLANS = {Names.OURS: as_ours, Names.EDM2: as_edm2, Names.DIFFUSERS: as_diffusers}
 
 
 @dataclass(frozen=True)

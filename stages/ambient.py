@@ -228,8 +228,6 @@ def course(
     With what an `earlier` run ended as, it goes on from there for `fit.images` more.
     """
     key = Key(stage.seed).fold("ambient")
-    if stage.fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
-        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
     torch.manual_seed(key.fold("weights").integer())
     if start is None:
         centre, spread = moments(parts)
@@ -240,17 +238,31 @@ def course(
         if told := differing(start.state_dict(), model.state_dict(), "of start"):
             raise ValueError(f"start has another network than backbone: {told}")
         model.load_state_dict(start.state_dict())
-    model = model.to(device)
-    mixed, clock = banded(parts, stage.fit.levels), stage.fit.clock
+    return learning(model.to(device), parts, stage.fit, stage.seed, stage.objective, key, earlier)
+
+
+def learning(
+    model: Preconditioned,
+    parts: Sequence[Part],
+    fit: Fit,
+    seed: int,
+    objective: Ambient,
+    key: Key,
+    earlier: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> Course:
+    """What a worker trains, of a model on its device."""
+    if fit.shift and any(np.max(floors) > 0 for _, floors, _ in parts):
+        raise ValueError("fit.shift repeats edges and these rows are noisy, which that would falsify: leave it 0")
+    mixed, clock = banded(parts, fit.levels), fit.clock
     return Course(
-        state=stage.fit.state(model),
-        batches=reader(mixed, stage.fit, stage.seed, condition_of(stage)),
-        objective=replace(stage.objective, precond=model.config.precond),
-        levels=stage.fit.levels,
+        state=fit.state(model),
+        batches=reader(mixed, fit, seed, condition_of(model.config)),
+        objective=replace(objective, precond=model.config.precond),
+        levels=fit.levels,
         clock=clock if earlier is None else replace(clock, images=earlier[1]["images"] + clock.images),
         key=key,
-        bf16=stage.fit.bf16,
-        tf32=stage.fit.tf32,
+        bf16=fit.bf16,
+        tf32=fit.tf32,
         names=mixed.ids,
         earlier=earlier,
     )

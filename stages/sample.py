@@ -20,7 +20,9 @@ from pipeline.data.reader import CAPTION, column
 from pipeline.data.records import Examples
 from pipeline.data.shards import read_shard, write_shard
 from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.discrete import Discrete
 from pipeline.diffusion.guide import Autoguided, ClassifierFree
+from pipeline.diffusion.latents import Autoencoder, in_pieces
 from pipeline.diffusion.sample import Heun, Sampler, samples
 from pipeline.engine import cluster
 from pipeline.engine.pictures import grid, lines
@@ -30,8 +32,10 @@ from pipeline.learning.weights import unpack
 from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
+from stages.latents import coder_of
 from stages.layers import known
 
+DECODED = 32  # latents that become images at a time: those take many times the memory
 PIECE = 2048  # images that are drawn, and written, by one worker in one go
 
 
@@ -53,6 +57,7 @@ class Sample(Stage):
         captions: the same of a model of captions.
         embeddings: the same of a model of embeddings.
         like: rows whose labels, captions or embeddings the images are to have, in turn.
+        decoder: the autoencoder that makes images of what the model makes, where that is latents.
     """
 
     version: ClassVar[int] = 2  # 2: shards.npy
@@ -70,6 +75,7 @@ class Sample(Stage):
     captions: tuple[str, ...] = ()
     embeddings: tuple[tuple[float, ...], ...] = ()
     like: Step | None = None
+    decoder: Step | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch < 1:
@@ -98,7 +104,8 @@ class Sample(Stage):
         return bool(self.labels or self.captions or self.embeddings or self.like)
 
     def run(self, at: Context) -> None:
-        guide, like = (None if need is None else at.open(need) for need in (self.guide, self.like))
+        needs = (self.guide, self.like, self.decoder)
+        guide, like, decoder = (None if need is None else at.open(need) for need in needs)
         model = at.open(self.model)
         asked = [model] if self.classifier_free or not self.tells else []
         asked += [guide] if guide is not None and not self.tells else []
@@ -109,7 +116,7 @@ class Sample(Stage):
                     "or train it with fit.unconditional above 0"
                 )
         bare = replace(self, model=known(self.model))
-        first = bare._draw(partial(_open, bare, model, guide, like), at)
+        first = bare._draw(partial(_open, bare, model, guide, like, decoder), at)
         picture = lines(first.images, first.label) if self.labels else grid(first.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
@@ -164,9 +171,12 @@ class _Asked:
     shape: tuple[int, ...]
     condition: Condition | None
     device: str
+    decoder: Autoencoder | None = None
 
 
-def _open(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None) -> _Asked:
+def _open(
+    stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None, decoder: Artifact | None
+) -> _Asked:
     """Where images are drawn. Raises ValueError: the guide is of other images, or they are told other things."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = unpack(model.read, device)
@@ -184,7 +194,12 @@ def _open(stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact
         if cond is not None and condition_of(worse.config) != condition:
             raise ValueError(f"the guide is told of {condition_of(worse.config)}, not {condition}: name another")
         D = Autoguided(network, worse, stage.weight, *(stage.interval or ()))
-    return _Asked(D, cond, shape, condition, device)
+    coder = None if decoder is None else coder_of(decoder)
+    if coder is None and isinstance(getattr(network.config, "precond", None), Discrete) and shape[0] not in (1, 3):
+        raise ValueError(f"{model.address} makes latents of {shape[0]} channels, no images: give its decoder, too")
+    if coder is not None and tuple(coder.config.latent) != shape:
+        raise ValueError(f"the model makes rows {shape}, the decoder takes {tuple(coder.config.latent)}: name another")
+    return _Asked(D, cond, shape, condition, device, coder)
 
 
 def _draw(stage: Sample, numbers: range, opened: Callable[[], _Asked]) -> tuple[Examples, Report]:
@@ -192,6 +207,8 @@ def _draw(stage: Sample, numbers: range, opened: Callable[[], _Asked]) -> tuple[
     asked = opened()
     cond = None if asked.cond is None else asked.cond[numbers.start : numbers.stop]
     x = samples(asked.D, stage.sampler, asked.shape, numbers, stage.seed, stage.batch, cond, asked.device)
+    if asked.decoder is not None:
+        x = in_pieces(asked.decoder.decode, x.to(asked.device), min(stage.batch, DECODED))
     ids = [f"sample-{stage.seed}-{i:06d}" for i in numbers]
     labels = cond.numpy() if isinstance(asked.condition, Labels) and cond is not None else None
     captions = [stage.captions[i % len(stage.captions)] for i in numbers] if stage.captions else ()

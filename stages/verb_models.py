@@ -55,6 +55,9 @@ class Draw:
     interval: Annotated[
         tuple[float, float] | None, tyro.conf.arg(help="the noise levels between which the guide is heard")
     ] = None
+    decoder: Annotated[
+        str | None, tyro.conf.arg(help="the autoencoder in the store that makes images of a latent model's rows")
+    ] = None
     workers: Annotated[int, tyro.conf.arg(help="processes that draw side by side, from 2,048 images on")] = 1
     gpus: Annotated[float, tyro.conf.arg(help="devices of each")] = 0
     store: StoreOption = "runs"
@@ -80,6 +83,7 @@ def sample(words: list[str]) -> int:
     heard["captions"] = asked.caption
     heard["embeddings"] = () if asked.embedding is None else _embeddings(asked.embedding)
     heard["like"] = None if asked.like is None else _rows(store, asked.like)
+    heard["decoder"] = None if asked.decoder is None else model_of(store, asked.decoder)
     scale = Scale(asked.workers, gpus=asked.gpus)
     made = make(store, graph.step(Sample(model, asked.count, sampler, asked.seed, **heard), "sample", scale))
     asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,11 +15,14 @@ import tyro
 from tyro.conf import Positional
 
 from pipeline import config, graph
+from pipeline.graph import Stage
 from pipeline.place import Place
 from pipeline.store import Store, slug
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.verbs import model_of
+
+VAE = "-vae"
 
 
 class Format(Enum):
@@ -113,14 +116,20 @@ def _publish(out: Path, files: Any) -> None:
 
 @dataclass(frozen=True)
 class Adopted:
-    """Make a model of the store from weights that were trained elsewhere: safetensors, never a pickle."""
+    """Make a model of the store from weights that were trained elsewhere: safetensors, never a pickle.
 
-    weights: Annotated[Positional[Path], tyro.conf.arg(help="a .safetensors file of the network's whole state")]
+    Of a folder as diffusers writes it, the autoencoder becomes a model besides, NAME-vae.
+    """
+
+    weights: Annotated[
+        Positional[Path],
+        tyro.conf.arg(help="a .safetensors file of the network's whole state, or a folder of diffusers"),
+    ]
     network: Annotated[
         str | None,
         tyro.conf.arg(metavar="YAML", help="what they are the weights of; the denoiser.json beside them if not given"),
     ] = None
-    names: Annotated[str, tyro.conf.arg(help="whose names the tensors have: ours or edm2")] = "ours"
+    names: Annotated[str, tyro.conf.arg(help="whose names the tensors have: ours, edm2 or diffusers")] = "ours"
     name: Annotated[str | None, tyro.conf.arg(help="what to call the model; the file's name if not given")] = None
     store: StoreOption = "runs"
     json: JsonOption = False
@@ -134,6 +143,12 @@ def adopt(words: list[str]) -> int:
     asked = parse(Adopted, words, "kintsugi adopt", Adopted.__doc__ or "")
     if asked.names not in {names.value for names in Names}:
         raise config.ConfigError(f"--names is '{asked.names}': there are {', '.join(names.value for names in Names)}")
+    if asked.weights.is_dir():
+        if asked.network is not None:
+            raise config.ConfigError(
+                f"{asked.weights} is a folder, which says what network it has: leave out --network"
+            )
+        return _adopted(asked, _of_folder(asked.weights))
     if not asked.weights.is_file():
         raise config.ConfigError(f"{asked.weights} is no file: name the weights, as safetensors")
     where, text = "--network", asked.network
@@ -141,15 +156,40 @@ def adopt(words: list[str]) -> int:
         where = str(asked.weights.parent / "denoiser.json")
         text = _described(asked.weights.parent / "denoiser.json")
     network = config.from_json(Trained, recipes.read_yaml(text, where), "network")
-    stage = Adopt(Weights.of(asked.weights), network, Names(asked.names))
-    store, step = Store(asked.store), graph.step(stage, "adopt")
+    return _adopted(asked, {"": Adopt(Weights.of(asked.weights), network, Names(asked.names))})
+
+
+def _adopted(asked: Adopted, stages: dict[str, Stage]) -> int:
+    """Make models of the store, named as asked for and by what each has behind that."""
+    store, steps = Store(asked.store), {end: graph.step(stage, f"adopt{end}") for end, stage in stages.items()}
     store.check_writable()
-    graph.run(step, store, lambda step: contextlib.nullcontext())  # read here: neither Ray nor MLflow has a part in it
-    name = slug(f"adopted/{asked.name or asked.weights.stem}")
-    recipe, _, label = name.partition("/")
-    store.point(recipe, {label: step.address})
-    print(json.dumps({"model": step.address, "name": name}) if asked.json else f"{name} is {step.address}")
+    for one in steps.values():
+        graph.run(one, store, lambda step: contextlib.nullcontext())  # read here: neither Ray nor MLflow has a part
+    names = {end: slug(f"adopted/{asked.name or asked.weights.stem}{end}") for end in steps}
+    for end, name in names.items():
+        recipe, _, label = name.partition("/")
+        store.point(recipe, {label: steps[end].address})
+        if not asked.json:
+            print(f"{name} is {steps[end].address}")
+    if asked.json:
+        said = {"model": steps[""].address, "name": names[""]}
+        said |= {"autoencoder": steps[VAE].address} if VAE in steps else {}
+        print(json.dumps(said))
     return 0
+
+
+def _of_folder(folder: Path) -> dict[str, Stage]:
+    """What makes models of a folder of diffusers: its network and, if it has one, its autoencoder."""
+    from pipeline.learning import pretrained
+    from stages.adopt import Adopt, Names, Weights
+
+    network = pretrained.network(folder)
+    coder = pretrained.autoencoder(folder, network.shape)
+    place = pretrained.weights(pretrained.part(folder, "network"))
+    found: dict[str, Stage] = {"": Adopt(Weights.of(place), network, Names.DIFFUSERS)}
+    if coder is not None:
+        found[VAE] = Adopt(Weights.of(pretrained.weights(folder / "vae")), coder, Names.DIFFUSERS)
+    return found
 
 
 def _described(path: Path) -> str:

@@ -49,7 +49,7 @@ class Borrowed(nn.Module):
 
     def __init__(self, config: Config, size: tuple[int, ...], channels_in: int, channels_out: int) -> None:
         super().__init__()
-        kind = _find(config.model)
+        kind = find(config.model)
         takes = inspect.signature(kind.__init__).parameters
         classes = config.condition.classes if isinstance(config.condition, Labels) else 0
         told = config.condition.size if isinstance(config.condition, Embedded) else None
@@ -83,7 +83,7 @@ class Borrowed(nn.Module):
             self.model = kind(**config.options, **own)
         except Exception as error:  # of whatever kind its own checks raise
             told_why = f"{config.model} cannot be built with options {dict(config.options)}"
-            raise ValueError(f"{told_why}: {_reason(error)}") from error
+            raise ValueError(f"{told_why}: {reason(error)}") from error
         self._try((channels_in, *size), (channels_out, *size))
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class Borrowed(nn.Module):
         try:
             found = tuple(self.eval()(like.new_zeros(1, *given), like.new_zeros(1)).shape[1:])
         except Exception as error:  # whatever an architecture for something else has to say
-            raise ValueError(f"{name} does not take images {given} as a denoiser does: {_reason(error)}") from error
+            raise ValueError(f"{name} does not take images {given} as a denoiser does: {reason(error)}") from error
         finally:
             self.train(training)
         if found != wanted:
@@ -117,14 +117,20 @@ class Borrowed(nn.Module):
         return self.model(**words).sample[..., :height, :width]
 
 
-def _find(name: str) -> type[nn.Module]:
-    """The class of diffusers of this name. Raises: ValueError: there is none that is used as its image models are."""
+def package(name: str) -> Any:
+    """The package diffusers. Raises ValueError: it, and with it `name`, is not installed."""
     try:
         import diffusers  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{name} is a network of diffusers: install it with pip install 'kintsugi[diffusers]'"
         ) from error
+    return diffusers
+
+
+def find(name: str) -> type[nn.Module]:
+    """The class of diffusers of this name. Raises: ValueError: there is none that is used as its image models are."""
+    diffusers = package(name)
     found = getattr(diffusers, name, None) if name.isidentifier() else None
     if not (isinstance(found, type) and issubclass(found, nn.Module) and issubclass(found, diffusers.ModelMixin)):
         raise ValueError(f"diffusers {diffusers.__version__} has no network {name!r}: name one such as UNet2DModel")
@@ -137,7 +143,8 @@ def _find(name: str) -> type[nn.Module]:
     return found
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What another package has to say, as the end of a sentence."""
     return " ".join(str(error).split())[:300].rstrip(".").replace(". ", ": ") or type(error).__name__
 
 

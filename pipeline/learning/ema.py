@@ -41,11 +41,15 @@ class Average(ABC):
 
 
 class Pair:
-    """An average and the model that it is of, walked through once: every step would pay for that again."""
+    """An average and the model that it is of, walked through once: every step would pay for that again.
+
+    What is frozen in the model is in the average as it is, and left alone.
+    """
 
     def __init__(self, average: nn.Module, model: nn.Module):
-        self.old: list[Tensor] = list(average.parameters())
-        self.new: list[Tensor] = list(model.parameters())
+        moving = [(old, new) for old, new in zip(average.parameters(), model.parameters()) if new.requires_grad]
+        self.old: list[Tensor] = [old for old, _ in moving]
+        self.new: list[Tensor] = [new for _, new in moving]
         self.buffers = list(zip(holders(average), holders(model)))
 
 

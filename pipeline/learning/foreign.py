@@ -6,9 +6,9 @@ Before any number is read, what the file says it holds is compared with what the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,19 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 
 @dataclass(frozen=True)
 class Taken:
-    """What one of our tensors is made of: the file's tensor `name` of `shape`, by `convert` where they differ."""
+    """What one of our tensors is made of: the file's tensor `name` of `shape`, by `convert` where they differ.
+
+    `once` is the name that it has in older files.
+    """
 
     name: str
     shape: tuple[int, ...]
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    once: str | None = None
+
+    def among(self, names: Set[str]) -> Taken:
+        """The same, under the name that a file has for it."""
+        return replace(self, name=self.once) if self.once in names and self.name not in names else self
 
 
 Plan = Mapping[str, Taken]
@@ -76,6 +84,8 @@ def load(path: Path, network: Trained, plan: Plan, unused: frozenset[str]) -> Ne
     _check_header(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
+            there = set(file.keys())
+            plan = {name: taken.among(there) for name, taken in plan.items()}
             _check_fit(path, file, plan, unused)
             tensors = {name: _finite(path, taken, file.get_tensor(taken.name)) for name, taken in plan.items()}
     except safetensors.SafetensorError as error:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_diffusers import pipeline_at
 
 from pipeline.backbones import mlp
 from pipeline.diffusion.precond import EDM, Preconditioned
@@ -123,10 +124,27 @@ def test_adopted_weights_are_a_model_like_any_other(model, tmp_path, monkeypatch
     assert again.json == {"model": said.json["model"], "name": "adopted/Mine-again"}, "known by content, not by place"
 
 
+def test_a_folder_of_diffusers_is_a_model_and_its_autoencoder(alone, tmp_path, monkeypatch):
+    diffusers = pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
+    monkeypatch.setattr(cluster, "call", lambda scale, function, *items: function(*items))
+    pipeline_at(tmp_path / "given", diffusers)
+    said = alone("adopt", "given", "--json")
+    assert said.code == 0, said.err
+    assert said.json["name"] == "adopted/given"
+    assert json.loads(Store("runs").artifact(said.json["autoencoder"]).read("denoiser.json"))["shape"] == [1, 8, 8]
+    draw = ("sample", "adopted/given", "--count", "2", "--steps", "2", "--json")
+    shutil.rmtree(tmp_path / "given")  # what is in the store needs it no more
+    drawn = alone(*draw, "--decoder", "adopted/given-vae")
+    assert drawn.code == 0, drawn.err
+    assert json.loads(Store("runs").artifact(drawn.json["samples"]).read("dataset.json"))["shape"] == [1, 8, 8]
+    alone(*draw).refused("latents of 4 channels", "give its decoder")
+    alone(*draw, "--decoder", "adopted/given").refused("a Autoencoder is needed")
+
+
 def test_what_cannot_be_adopted_is_refused(model, tmp_path):
     given = tmp_path / "given"
     model("adopt", "nothing.safetensors").refused("nothing.safetensors is no file")
-    model("adopt", "given").refused("given is no file")
+    model("adopt", "given").refused("config.json cannot be read", "it is not there")
     model("adopt", "given/weights.safetensors", "--names", "edm3").refused("edm3", "ours, edm2")
     model("adopt", "given/weights.safetensors", "--names", "edm2").refused("none of EDM2")
     (tmp_path / "model.pt").write_bytes(b"\x80\x04anything")
