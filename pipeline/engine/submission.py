@@ -39,6 +39,7 @@ EXCLUDES = (
 )
 ATTEMPTS = 5  # at an answer of a cluster whose job is followed
 STOPPED = 130
+PATIENCE = 90.0  # seconds in which a machine of a cluster that has just started becomes ready for jobs
 
 
 @dataclass(frozen=True)
@@ -182,19 +183,23 @@ def refusal(url: str, error: BaseException) -> str:
 
 
 def submit(client: Any, job: Job) -> str:
-    """Pack and send; gives the job's id.
+    """Pack and send; gives the job's id. A cluster that has only just started is waited for.
 
     Raises:
         ValueError: there is a job of that name already.
     """
-    try:
-        return client.submit_job(
-            entrypoint=job.entrypoint, runtime_env=job.environment, submission_id=job.name or None, metadata={}
-        )
-    except RuntimeError as error:
-        if "already exists" in str(error):
-            raise ValueError(f"the cluster has a job '{job.name}' already: choose another --name") from error
-        raise
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=job.entrypoint, runtime_env=job.environment, submission_id=job.name or None, metadata={}
+            )
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise ValueError(f"the cluster has a job '{job.name}' already: choose another --name") from error
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def follow(client: Any, job: str, write: Callable[[str], object]) -> tuple[int, str]:

@@ -148,3 +148,23 @@ def test_the_address_is_what_is_given_then_the_environments_then_this_machine(mo
     for wrong in ("ray://c:1", "head:6379", "http://", "http://me:hush@head"):
         with pytest.raises(ValueError, match=r"sent to port 8265|is no job server|http://head holds a password"):
             server(wrong)
+
+
+def test_a_cluster_that_has_only_just_started_is_waited_for(monkeypatch):
+    """Its job server answers before any of its machines can take a job."""
+    asked, slept = [], []
+
+    class Starting:
+        def submit_job(self, **job):
+            asked.append(job)
+            if len(asked) < 3:
+                raise RuntimeError("Request failed with status code 500: No available agent to submit job, ...")
+            return "job-1"
+
+    monkeypatch.setattr("pipeline.engine.submission.time.sleep", slept.append)
+    assert submit(Starting(), Job(("ls",), ".")) == "job-1"
+    assert (len(asked), slept) == (3, [1, 1])
+    monkeypatch.setattr(submission, "PATIENCE", -1.0)
+    asked.clear()
+    with pytest.raises(RuntimeError, match="No available agent"):
+        submit(Starting(), Job(("ls",), "."))
