@@ -49,7 +49,8 @@ trap 'exit 143' TERM
 
 start() { # options of `ray start`; returns when the machine has joined
   local log="$folder/log-${#started[@]}"
-  ray start "$@" "${common[@]}" --temp-dir="$folder/${#started[@]}" >"$log" 2>&1 &
+  # The agent's port is any that is free: where Ray's own is taken, by another Ray here, no job could be sent.
+  ray start "$@" "${common[@]}" --dashboard-agent-listen-port=0 --temp-dir="$folder/${#started[@]}" >"$log" 2>&1 &
   started+=($!)
   until grep -q "Ray runtime started" "$log"; do
     kill -0 "${started[-1]}" 2>/dev/null || { cat "$log" >&2; exit 1; }
