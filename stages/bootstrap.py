@@ -57,9 +57,8 @@ class Bootstrap:
             part = Part(first + clean + k * each, each, seed)
             rows = step(Corrupt(full, part, view.corruption, seed), f"bootstrap/data/{view.name}", wide)
             learned = Train(rows, self.backbone, self.fit, seed)
-            A = view.fixed(images.shape)
-            assert A is not None  # the default views are the same for all rows
-            seen.append(Seen(A, step(learned, f"bootstrap/view/{view.name}", scale, (looked,))))
+            model = step(learned, f"bootstrap/view/{view.name}", scale, (looked,))
+            seen.append(Seen(view.map, model))  # pyright: ignore[reportArgumentType]  # a map, as of all default views
         base = step(Combine(tuple(seen), whole, held, draws=32, seed=seed), "bootstrap/base", scale)
         top = TrainResidual(base, taught, held, self.correction, self.residual, self.correction_fit, seed)
         return step(top, "bootstrap/composed", scale)

@@ -22,7 +22,20 @@ from stages.networks import described
 
 
 @dataclass(frozen=True)
-class Encode(Stage):
+class _Coded(Stage):
+    """Every row of `data` through an autoencoder, `batch` at a time."""
+
+    autoencoder: Step
+    data: Step
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}: give at least 1")
+
+
+@dataclass(frozen=True)
+class Encode(_Coded):
     """For every image of `data` its latent, in half precision: the mean of the posterior, always the same.
 
     Args:
@@ -30,13 +43,6 @@ class Encode(Stage):
         data: images without noise: that of latents is another.
         batch: rows at a time.
     """
-
-    autoencoder: Step
-    data: Step
-    batch: int = 32
-
-    def __post_init__(self) -> None:
-        _check(self.batch)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,7 +61,7 @@ class Encode(Stage):
 
 
 @dataclass(frozen=True)
-class Decode(Stage):
+class Decode(_Coded):
     """For every latent of `data` its image, in 8 bits, whatever noise it holds.
 
     Args:
@@ -63,13 +69,6 @@ class Decode(Stage):
         data: latents.
         batch: rows at a time.
     """
-
-    autoencoder: Step
-    data: Step
-    batch: int = 32
-
-    def __post_init__(self) -> None:
-        _check(self.batch)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,11 +93,6 @@ def _sides(coder: Artifact) -> Autoencoder.Config:
     if not isinstance(found, Autoencoder.Config):
         raise ValueError(f"{coder.address} is no autoencoder: name one")
     return found
-
-
-def _check(batch: int) -> None:
-    if batch < 1:
-        raise ValueError(f"batch is {batch}: give at least 1")
 
 
 def _fit(data: Artifact, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
