@@ -82,7 +82,7 @@ def test_many_images_are_drawn_by_all_workers_and_are_the_same(models, monkeypat
     """Eight are three pieces of three, of which the last is short."""
     kintsugi, _, _ = models
     model, pieces = Given.find(Store("runs"), "model/model"), []
-    asked = Sample(model, 8, Heun(4), seed=5, labels=(0, 1, 2))
+    asked = Sample(model, 8, Heun(4), seed=5, labels=(0, 1, 2, 2))
     whole = stage._alone(asked, lambda: stage._open(asked, Store("runs").artifact(model.address), None, None, None))
 
     def pool(function, items, at, load=None):
@@ -93,7 +93,7 @@ def test_many_images_are_drawn_by_all_workers_and_are_the_same(models, monkeypat
 
     monkeypatch.setattr(shards, "each", pool)
     monkeypatch.setattr(stage, "PIECE", 3)
-    parts = drawn(kintsugi, "--label", "0,1,2", "--count", "8", "--seed", "5", "--workers", "2")
+    parts = drawn(kintsugi, "--label", "0,1,2,2", "--count", "8", "--seed", "5", "--workers", "2")
     assert pieces == [range(0, 3), range(3, 6), range(6, 8)]
     assert parts.ids == whole.ids
     assert parts.label.tolist() == whole.label.tolist()

@@ -142,15 +142,14 @@ def test_ddim_is_eq_12_and_16_of_song_et_al(eta):
         torch.testing.assert_close(b.sqrt() * move.std[:, None], width)
 
 
-@pytest.mark.parametrize("offset", [1e-8, 1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("offset", [1e-8, 1e-4, 1e-3, 1e-2])
 def test_a_start_just_above_a_level_is_a_start_at_the_level(offset):
     """A step much shorter than the next says nothing of it: divided by its length, rounding would be all there is."""
     sampler, D = DPMSolver2M(18), lambda x, sigma, cond=None: LINE(x.double(), sigma.double()).bfloat16().float()
-    level = float(Grid(18).sigmas()[9])
+    level = float(Grid(18).sigmas()[12])
     x = level * torch.randn(200, 1, generator=Key(1).torch())
     at, above = (sampler(D, x, start=start) for start in (level, level * (1 + offset)))
-    heun = Heun(18)(D, x, start=level)
-    assert float((above - at).square().mean().sqrt()) < 2 * float((at - heun).square().mean().sqrt()) + 0.02
+    assert float((above - at).square().mean().sqrt()) < 0.01
 
 
 def test_dpm_solver_is_algorithm_2_of_lu_et_al():
