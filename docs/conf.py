@@ -11,10 +11,10 @@ import gallery  # noqa: E402
 import links  # noqa: E402
 
 project = "kintsugi"
-author = "The kintsugi authors"
+author = copyright = "The kintsugi authors"
 extensions = ["myst_parser"]
 root_doc = "index"
-exclude_patterns = ["making", "examples", "pictures/*.md"]
+exclude_patterns = ["making", "examples", "pictures/*.md", "search.md"]
 nitpicky = False
 add_module_names = False
 python_use_unqualified_type_names = True

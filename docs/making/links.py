@@ -16,6 +16,7 @@ ELSEWHERE = {  # in the repository: on the site
     "CHANGELOG.md": "more/changelog.md",
     "CONTRIBUTING.md": "more/contributing.md",
     "SECURITY.md": "more/security.md",
+    "docs/search.md": "more/search.md",  # search.html is the site's own search
 }
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)

@@ -17,7 +17,7 @@ PAGES = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "recipes").glob("*.md"
 PAGES += [ROOT / "cluster" / "README.md", ROOT / "benchmarks" / "RESULTS.md"]
 BLOCK = re.compile(r"^```(?:console|sh|bash|)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*kintsugi [^`]+)`", re.DOTALL)
-STANDS_FOR = {"RECIPE": "plain", "RECIPE|NAME": "plain", "VERB": "doctor", "URL": "s3://bucket/runs"}
+STANDS_FOR = {"RECIPE": "plain", "RECIPE|NAME": "plain", "VERB": "doctor", "URL": "s3://bucket/runs", "S": "0"}
 
 
 class Parsed(Exception):  # noqa: N818
@@ -44,7 +44,8 @@ def whole(block: str) -> Iterator[str]:
             words = shlex.split(held, comments=True)
         except ValueError:
             continue
-        if "kintsugi" in words:
+        named = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+        if named[:1] == ["kintsugi"]:
             yield held.strip()
         held = ""
     assert not held.strip(), f"a quote is not closed in {held!r}"
@@ -55,7 +56,7 @@ def words_of(command: str) -> list[str]:
     words = shlex.split(re.sub(r"\[(--[^\]]+)\]", r"\1", command), comments=True)
     words = words[words.index("kintsugi") + 1 :]
     words = words[: min((words.index(end) for end in ("|", "&", "&&", ";") if end in words), default=len(words))]
-    return [STANDS_FOR.get(word, word) for word in words if word != "..."]
+    return [STANDS_FOR.get(word, word) for word in words if word not in ("...", "--help")]
 
 
 def check(words: list[str], patch: pytest.MonkeyPatch) -> None:
