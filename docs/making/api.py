@@ -70,6 +70,9 @@ def module(path: Path, name: str) -> str:
             parts.append(klass(node))
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             parts.append(function(node, "function"))
+        elif isinstance(node, ast.Assign) and re.fullmatch(r"[A-Z]\w*[a-z]\w*", ast.unparse(node.targets[0])):
+            alias = ast.unparse(node.value).replace("\n", " ")
+            parts.append(fenced(6, f"{{py:data}} {ast.unparse(node.targets[0])}", f":value: {alias}"))
     return "\n\n".join(part for part in parts if part)
 
 
