@@ -51,11 +51,14 @@ def main(repeats: int = 5) -> None:
             place = shards(Path(folder) / what, examples)
             said[what] = [timed(lambda place=place, k=k: read(place, k)) / 4 for k in range(repeats)]
         said["noise on an image"] = [16 * seconds for seconds in said["noise on an image"]]
-        print(f"a JPEG has {np.mean([len(j) for j in jpegs]):,.0f} bytes, a packed image {file.stat().st_size / ROWS:,.0f}")
+        sizes = np.mean([len(j) for j in jpegs]), file.stat().st_size / ROWS
+        print(f"a JPEG has {sizes[0]:,.0f} bytes, a packed image {sizes[1]:,.0f}")
     for what, seconds in said.items():
         each = [1e3 * s / ROWS for s in seconds]
-        print(f"{what:<20} {statistics.median(each):8.3f} ({min(each):.3f} to {max(each):.3f}) ms a row, "
-              f"{1e3 / statistics.median(each):10,.0f} rows a second and core")
+        print(
+            f"{what:<20} {statistics.median(each):8.3f} ({min(each):.3f} to {max(each):.3f}) ms a row, "
+            f"{1e3 / statistics.median(each):10,.0f} rows a second and core"
+        )
 
 
 def pictures() -> list[bytes]:

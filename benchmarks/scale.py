@@ -1,4 +1,4 @@
-"""Scale on paper: what a set of n images and g GPUs come to, from costs that were measured and a few that were published.
+"""Scale on paper: what n images and g GPUs come to, from costs that were measured and a few that were published.
 
     PYTHONPATH=. python benchmarks/scale.py
     PYTHONPATH=. python benchmarks/scale.py --batch 8192 --prefixes 16
@@ -35,7 +35,7 @@ class Assumed:
         read_latent: the same of a latent (measured).
         threads: that fetch a worker's rows (pipeline/data/stream.py).
         group: rows of a block (pipeline/data/shards.py).
-        requests: to an object store for a block (counted on a stand-in: size, footer and data of its shard, in 1 + 1.4).
+        requests: to an object store for a block (counted on a stand-in: size, footer and data, 1 + 1.4).
         per_prefix: reads a second that S3 promises a prefix.
         prefixes: that a set's shards are spread over.
         rate: images a second of one A100 (published for 8).
@@ -146,8 +146,16 @@ def sets(a: Assumed) -> str:
         month = 1000 * a.month * (stored[0] + stored[1])
         shards = n / (4 * a.group)
         lines.append(
-            [f"{n:,}", *(f"{size:,.3g}" for size in stored), number(month), number(ingest), number(damage)]
-            + [number((ingest + damage) / a.cores), number((ingest + damage) * a.core_hour), f"{shards * 8 / 1e6:,.3g}"]
+            [
+                f"{n:,}",
+                *(f"{size:,.3g}" for size in stored),
+                number(month),
+                number(ingest),
+                number(damage),
+                number((ingest + damage) / a.cores),
+                number((ingest + damage) * a.core_hour),
+                f"{shards * 8 / 1e6:,.3g}",
+            ]
         )
     head = ["images", "images TB", "noisy TB", "latents TB", "$ a month", "ingest, core hours", "corrupt, core hours"]
     return table([*head, f"hours on {a.cores} cores", "$ once", "index MB"], lines)
@@ -177,9 +185,15 @@ def checkpoints(a: Assumed) -> str:
     for gpus in GPUS:
         here = min(gpus, a.machine)
         lines.append(
-            [f"{gpus:,}", f"{size / GB:,.1f}", f"{size / a.save / 1e6:,.0f}", number(size / a.stream)]
-            + [f"{gpus * size / GB:,.0f}", number(max(here * size / a.network, size / a.stream))]
-            + [number(gpus * a.save / 3600)]
+            [
+                f"{gpus:,}",
+                f"{size / GB:,.1f}",
+                f"{size / a.save / 1e6:,.0f}",
+                number(size / a.stream),
+                f"{gpus * size / GB:,.0f}",
+                number(max(here * size / a.network, size / a.stream)),
+                number(gpus * a.save / 3600),
+            ]
         )
     head = ["GPUs", "GB", "MB/s on average", "s to write", "GB read at a restart", "s to read"]
     return table([*head, "GPU hours lost at most"], lines)

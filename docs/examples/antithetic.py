@@ -1,8 +1,8 @@
 """Antithetic denoising: every image is looked at under a noise z and under −z.
 
 L = w(σ) · ½ (|D(x₀ + σz, σ) − x₀|² + |D(x₀ − σz, σ) − x₀|²): the same expectation as plain denoising, hence the same
-minimum, with less variance where the two errors pull in opposite directions (antithetic variates; Hammersley and Morton,
-"A new Monte Carlo technique", 1956). It asks the network twice.
+minimum, with less variance where the two errors pull in opposite directions (antithetic variates; Hammersley and
+Morton, "A new Monte Carlo technique", 1956). It asks the network twice.
 """
 
 from __future__ import annotations

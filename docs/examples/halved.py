@@ -1,4 +1,4 @@
-"""halved: would more images help? A model of half of them beside a model of all, trained for equally many images seen."""
+"""halved: would more images help? A model of half of them beside one of all, trained for equally many images seen."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ class Interlaced(Corruption):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.even <= 1:
-            raise ValueError(f"Interlaced.even is the probability to see the even lines, within [0, 1], got {self.even}.")
+            raise ValueError(
+                f"Interlaced.even is the probability to see the even lines, within [0, 1], got {self.even}."
+            )
 
     def draw(self, shape: Shape, key: Key) -> Row:
         return {"field": np.array([key.numpy().random() >= self.even], dtype=np.uint8)}

@@ -177,7 +177,7 @@ def picture(entry: Entry) -> bytes:
         A = None
     if entry.viewed is not None:
         seen = entry.viewed(entry.made, x0, rows)
-    elif A is not None and len(A.out_shape) != len(A.in_shape) or isinstance(entry.made, Fourier):
+    elif (A is not None and len(A.out_shape) != len(A.in_shape)) or isinstance(entry.made, Fourier):
         seen = A.pinv(y)
     else:
         seen = y
@@ -209,7 +209,10 @@ def flat(x: Tensor) -> Tensor:
 def _stacked(above: Tensor, below: Tensor, hidden: Tensor) -> bytes:
     """Two lines of pictures in one file, each as large as images of SIDE pixels are."""
     lines = [coloured(above, torch.zeros_like(hidden)), coloured(below, hidden)]
-    drawn = [Image.open(io.BytesIO(grid(line, columns=8, scale=max(1, 64 // line.shape[-2]), ground=GROUND))) for line in lines]
+    drawn = [
+        Image.open(io.BytesIO(grid(line, columns=8, scale=max(1, 64 // line.shape[-2]), ground=GROUND)))
+        for line in lines
+    ]
     size = max(line.width for line in drawn), sum(line.height for line in drawn)
     sheet = Image.new("RGB", size, GROUND)
     for line, top in zip(drawn, (0, drawn[0].height)):

@@ -20,7 +20,7 @@ INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*kintsugi [^`]+)`", re.DOTALL)
 STANDS_FOR = {"RECIPE": "plain", "RECIPE|NAME": "plain", "VERB": "doctor", "URL": "s3://bucket/runs", "S": "0"}
 
 
-class Parsed(Exception):  # noqa: N818
+class Parsed(Exception):
     """The command line took a command."""
 
 

@@ -106,10 +106,10 @@ def test_the_recipe_is_a_command_by_being_a_file(recipes, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_recipe_runs_from_end_to_end(recipes, tmp_path, monkeypatch):
     import alone
+    from stages.recipes.halved import halved
 
     from pipeline.backbones import mlp
     from pipeline.store import Store
-    from stages.recipes.halved import halved
     from stages.train import Fit
 
     alone.installed(monkeypatch)

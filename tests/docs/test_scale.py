@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md are those of benchmarks/scale.py, and its arithmetic is right where it can be done by hand."""
+"""docs/scale.md has the tables of benchmarks/scale.py, whose arithmetic is right where it can be done by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ USUAL = scale.Assumed()
 @pytest.mark.parametrize("name", scale.tables(USUAL))
 def test_the_page_has_the_table_that_the_script_prints(name):
     page = (ROOT / "docs" / "scale.md").read_text()
-    assert scale.tables(USUAL)[name] in page, "PYTHONPATH=. python benchmarks/scale.py has other figures: bring them over"
+    assert scale.tables(USUAL)[name] in page, (
+        "PYTHONPATH=. python benchmarks/scale.py has other figures: bring them over"
+    )
 
 
 def test_one_gpu_is_fed_and_exchanges_nothing():
