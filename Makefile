@@ -7,7 +7,7 @@ SHARED := -n auto --dist loadfile --no-loadscope-reorder
 # Two fifths of the default training, for six minutes on two cores; `make demo DEMO=` trains in full.
 DEMO ?= --set view_fit.images=44000 --set joint_fit.images=80000
 
-.PHONY: demo test check notebooks format lock clean
+.PHONY: demo test check notebooks format docs lock clean
 
 demo: .venv
 	$(BIN)/kintsugi run partial_views $(DEMO) --json
@@ -31,6 +31,10 @@ format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, into site/: no warning, no broken link; `python -m http.server -d site` shows it.
+docs: .venv
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs site
+
 # A folder, not a file: made anew when what it is made from changes.
 .venv: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -45,5 +49,5 @@ lock: .venv
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^\(pip\|setuptools\)==' | sed 's/+cpu$$//' | sort -f > constraints.txt
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site docs/api docs/more docs/pictures *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
