@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.blue import common
@@ -146,10 +147,12 @@ def _blind(base: Base, centred: Tensor, heard: Sequence[bool]) -> tuple[float, f
         return u - base.normal.project(u, which)
 
     energy = (unseen(centred) ** 2).mean()
-    basis = torch.eye(centred[0].numel(), dtype=centred.dtype, device=centred.device).reshape(-1, *centred.shape[1:])
-    blind = sum(float((part * unseen(part)).sum()) for part in basis.split(256))
+    n, blind = centred[0].numel(), 0.0
+    for entries in torch.arange(n, device=centred.device).split(256):  # all of the basis at once would be n² numbers
+        basis = one_hot(entries, n).to(centred).reshape(-1, *centred.shape[1:])
+        blind += float((basis * unseen(basis)).sum())
     # The variance of each direction that no view sees, not its mean over all of them.
-    variance = float((energy * centred[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
+    variance = float((energy * n / max(blind, 1.0)).clamp_min(1e-8))
     return variance, float(energy / (centred**2).mean())
 
 

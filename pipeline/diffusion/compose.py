@@ -176,7 +176,7 @@ class Base(Network):
 
     def fallback(self, x: Tensor, sigma: Tensor) -> Tensor:
         """D₀ (B, *): what is known of an image without any view."""
-        null = self.null[torch.bucketize(sigma, self.leasts, right=True)] if self.null.ndim else self.null
+        null = self.null[torch.bucketize(sigma.contiguous(), self.leasts, right=True)] if self.null.ndim else self.null
         return self.mean + expand(null / (null + sigma**2), x) * (x - self.mean)
 
     def combine(

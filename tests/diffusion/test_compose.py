@@ -140,6 +140,24 @@ def test_unseen_variance_is_that_of_the_null_space():
     assert found["null_variance"] == pytest.approx(0.3, abs=0.01), "of each unseen direction, not of all pixels"
 
 
+def test_unseen_directions_are_counted_in_pieces_whatever_the_size(monkeypatch):
+    """Of 20x20 images whose upper 8 rows are seen 240 directions are not, and never are n² numbers held."""
+    shape, held = (1, 20, 20), []
+
+    def kept(entries, n):
+        held.append(len(entries))
+        return torch.nn.functional.one_hot(entries, n)
+
+    monkeypatch.setattr(calibrate, "one_hot", kept)
+    x0 = torch.randn(300, *shape, generator=Key(4).torch(), dtype=torch.float64)
+    x0[:, :, :8] *= 3
+    found = calibrate.fill(
+        exact_views(Gaussian(torch.zeros(400), torch.eye(400)), [Crop(shape, 0, 0, 8, 20)], Bins()), x0
+    )
+    assert found["null_variance"] == pytest.approx(1, abs=0.02)
+    assert sum(held) == 400 > 256 >= max(held)
+
+
 @pytest.mark.slow
 def test_stacking_lowers_the_error_where_pixels_err_together():
     law = field(nugget=0.0, length=4.0)
