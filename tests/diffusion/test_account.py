@@ -152,6 +152,13 @@ def test_stacked_views_of_independent_halves_are_the_posterior_mean_and_each_is_
         assert (row < 0.7).all(), "the variance of a pixel"
 
 
+def test_the_weights_of_a_stack_are_its_scalars_whatever_their_sign():
+    base = exact_base(field(), ROWS, Mode.STACK, 0.7)
+    base.bare.fill_(1)
+    base.stack.copy_(torch.tensor([[0.5, -0.3], [-1.5, 0.2], [0.1, 0.4]]))
+    assert torch.equal(account(base, *images(field(), 4), Key(2), draws=1).weight, base.stack[:2])
+
+
 def test_a_stack_can_undo_an_overlap_and_return_the_image_itself():
     """Without a scalar on x, all that is seen twice would be moved twice, however little noise there is."""
     law = field()

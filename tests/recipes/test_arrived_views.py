@@ -152,6 +152,7 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
     [
         ({"map": RandomCrop(4, 4)}, {"joint": False}, "draws a RandomCrop .* only masks"),
         ({"map": PixelMask(0.5)}, {"joint": False}, "whole above 0"),
+        ({"map": PixelMask(0.5, per_channel=True), "whole": 0.1}, {"joint": False}, "leave out per_channel"),
         ({"map": Crop(SHAPE, 0, 0, 5, 5)}, {}, r"are \(1, 4, 4\) and its map shows \(1, 5, 5\)"),
         ({"map": HALF}, {"rounds": 1}, "say how many view v has"),
         ({"map": HALF}, {"ceiling": True}, "--ceiling learns from unharmed"),
