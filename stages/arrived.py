@@ -38,8 +38,8 @@ def arrived(view: Named, full: Ingest, stride: int, seed: int, wide: Scale) -> S
         known = Declared(view.corruption, shown)
     elif isinstance(view.map, PixelMask) and view.map.per_channel:
         raise ValueError(
-            f"the masks of view {name} hide channels one by one, and a picture beside an image hides all of them: leave "
-            "out per_channel"
+            f"the masks of view {name} hide channels one by one, and a picture beside an image hides all of them: "
+            "leave out per_channel"
         )
     elif not isinstance(view.map, PixelMask):
         raise ValueError(

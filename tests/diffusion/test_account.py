@@ -159,6 +159,15 @@ def test_the_weights_of_a_stack_are_its_scalars_whatever_their_sign():
     assert torch.equal(account(base, *images(field(), 4), Key(2), draws=1).weight, base.stack[:2])
 
 
+def test_the_weight_of_a_pooled_view_in_blue_is_of_what_it_sees_of_each_entry():
+    """A crop of 40 entries and 16 sums of blocks, each weighed by itself: 40/mse to 16/mse."""
+    base, (x0, ids) = exact_views(field(), [LEFT, Pool(SHAPE, 2)], Bins(0.05, 5, 4), Mode.BLUE), images(field(), 8)
+    fill(base, x0)
+    calibrate_base(base, x0, ids, Key(3), 1)
+    crop, pooled = account(base, x0, ids, Key(2), draws=1).weight
+    torch.testing.assert_close(crop / pooled, (40 / base.error[0]) / (16 / base.error[1]), rtol=1e-3, atol=0)
+
+
 def test_a_stack_can_undo_an_overlap_and_return_the_image_itself():
     """Without a scalar on x, all that is seen twice would be moved twice, however little noise there is."""
     law = field()
