@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipeline.physics.masks import PixelMask
 from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.windows import RandomCrop
 from pipeline.store import Store
-from stages.corrupt import load
+from stages.corrupt import Part, load
 from stages.probe import probe
 from stages.recipes.partial_views import partial_views
 from stages.train import Fit
@@ -145,6 +146,8 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
     for label in ("data/a", "data/b", "data/test"):
         assert found[label].part == plain[label].part, label
     assert found["data/came"].part.count is None
+    some = partial_views(views=(replace(came, count=4), Named("b", TOP)), per_view=20)
+    assert next(node.stage for node in walk(some) if node.label == "data/came").part == Part(0, 4, 0)
 
 
 @pytest.mark.parametrize(
