@@ -148,6 +148,10 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
     assert found["data/came"].part.count is None
     some = partial_views(views=(replace(came, count=4), Named("b", TOP)), per_view=20)
     assert next(node.stage for node in walk(some) if node.label == "data/came").part == Part(0, 4, 0)
+    both = (replace(came, count=4), Named("b", TOP))
+    completed = partial_views(views=both, per_view=20, rounds=1)
+    (learned,) = (node.stage for node in walk(completed) if node.label == "completed/0")
+    assert [share.weight for share in learned.also] == [4, 20], "each image counts alike"
 
 
 @pytest.mark.parametrize(
