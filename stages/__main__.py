@@ -30,6 +30,7 @@ VERBS = {  # and the module of each
     "average": ("verb_average", "choose another average of a model's weights, after training"),
     "export": ("verb_portable", "write a model for programs that do not know this project"),
     "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
+    "track": ("verb_track", "list what MLflow was not told while it was away, or replay it"),
     "data": ("verb_data", "say what images hold, and which are in two sets"),
     "submit": ("verb_submit", "run a command as a job on a Ray cluster, and watch it"),
     "preflight": ("verb_preflight", "on a cluster: look whether a command can run, then run it"),
