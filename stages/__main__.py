@@ -29,6 +29,7 @@ VERBS = {  # and the module of each
     "evaluate": ("verb_models", "measure a model on a set of images"),
     "average": ("verb_average", "choose another average of a model's weights, after training"),
     "export": ("verb_portable", "write a model for programs that do not know this project"),
+    "register": ("verb_register", "put a model into MLflow's registry, where it can be served"),
     "adopt": ("verb_portable", "make a model of weights that were trained elsewhere"),
     "track": ("verb_track", "list what MLflow was not told while it was away, or replay it"),
     "data": ("verb_data", "say what images hold, and which are in two sets"),

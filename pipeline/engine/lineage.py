@@ -11,24 +11,31 @@ from pipeline.graph import Step
 from pipeline.store import Store
 
 DATASET = "dataset.json"
-SHORT = 36  # characters of a dataset's digest, as MLflow allows
+SHORT, LONGEST = 36, 5000  # characters of a dataset's digest and of a tag, as MLflow allows
 
 
-def tags(step: Step) -> dict[str, str]:
-    """A step's fingerprint, and the addresses of what it was made from, by the path of the field that names it."""
+def tags(step: Step, store: Store) -> dict[str, str]:
+    """A step's fingerprint, the addresses of what it was made from by the field that names it, and a description."""
     needs = {f"kintsugi.needs.{path}"[:250]: need.address for path, need in step.needs.items()}
-    return {"kintsugi.fingerprint": step.fingerprint, "kintsugi.stage": step.address.split("/")[0], **needs}
+    lines = [f"`{step.address}` in `{store.url}`; `kintsugi show {step.fingerprint[:8]}` says what it was made with."]
+    lines += [f"- {path}: {need.label} `{need.address}`" for path, need in step.needs.items()]
+    return {
+        "kintsugi.fingerprint": step.fingerprint,
+        "kintsugi.stage": step.address.split("/")[0],
+        "mlflow.note.content": "\n".join([lines[0], "", *lines[1:]])[:LONGEST],
+        **needs,
+    }
 
 
 def inputs(step: Step, store: Store) -> list[dict[str, str]]:
-    """The sets of rows that a step reads, as fields of `mlflow.entities.Dataset`.
+    """The sets of rows that a step reads, as fields of `mlflow.entities.Dataset`, each with its `context`.
 
     A set's digest is its fingerprint, which covers every option and file that it was made from.
     """
-    return [found for path, need in step.needs.items() for found in _sets(path, need, store)]
+    return [found for path, need in step.needs.items() for found in _sets(step, path, need, store)]
 
 
-def _sets(path: str, need: Step, store: Store) -> Iterator[dict[str, str]]:
+def _sets(step: Step, path: str, need: Step, store: Store) -> Iterator[dict[str, str]]:
     try:
         made = store.artifact(need.address)
         said: dict[str, Any] = made.json(DATASET) if DATASET in made.names() else {}
@@ -40,6 +47,7 @@ def _sets(path: str, need: Step, store: Store) -> Iterator[dict[str, str]]:
     shape = [-1, *facts.get("shape", ())]
     tensor = {"name": "image", "type": "tensor", "tensor-spec": {"dtype": facts.get("dtype"), "shape": shape}}
     yield {
+        "context": "training" if hasattr(step.stage, "fit") else path.rpartition(".")[2],
         "name": need.label or path,
         "digest": need.address.split("/")[1][:SHORT],
         "source_type": "kintsugi",

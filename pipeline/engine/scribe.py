@@ -18,6 +18,7 @@ from pipeline.engine.spool import Letter
 MOST = 1000  # metrics in one delivery, as MLflow allows
 WARNINGS, LONGEST = "kintsugi.warnings", 5000  # a tag, and how long MLflow lets it be
 ADDRESS = "kintsugi.address"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # its pages show agents and prompts otherwise
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 About = tuple[str, str]
 
@@ -95,8 +96,14 @@ class Scribe:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         if inputs := begin.content["inputs"]:
-            context = [InputTag("mlflow.data.context", "training")]
-            self.client.log_inputs(run_id, [DatasetInput(Dataset(**one), context) for one in inputs])
+            read = [
+                DatasetInput(
+                    Dataset(**{key: value for key, value in one.items() if key != "context"}),
+                    [InputTag("mlflow.data.context", one["context"])],
+                )
+                for one in inputs
+            ]
+            self.client.log_inputs(run_id, read)
         params = [Param(key, value) for key, value in begin.content["params"].items()]
         for i in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[i : i + 100])
@@ -108,7 +115,7 @@ class Scribe:
                 raise ValueError(
                     f"the experiment '{name}' was deleted there, so restore it: mlflow experiments restore"
                 )
-            made = found.experiment_id if found else self.client.create_experiment(name, self.artifacts)
+            made = found.experiment_id if found else self.client.create_experiment(name, self.artifacts, KIND)
             self._experiments[name] = made
         return self._experiments[name]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
+import getpass
 import hashlib
 import logging
 import os
@@ -32,6 +34,12 @@ from pipeline.store import Store, slug
 
 log = logging.getLogger("kintsugi")
 Listener = Callable[[Step, Mapping[str, float], int], None]
+# It prints addresses on standard output otherwise, passwords and all.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 SCHEMES = {"http", "https", "databricks", "databricks-uc", "uc"}
 DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
@@ -76,8 +84,8 @@ def check_uri(uri: str) -> None:
 
 
 def patient() -> None:
-    """To be called before MLflow is imported: it tries for minutes otherwise, and tells its makers."""
-    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
+    """To be called before MLflow is imported: it tries for minutes otherwise, tells its makers, and draws bars."""
+    for name, value in {**QUIET, **PATIENCE}.items():
         os.environ.setdefault(name, value)
 
 
@@ -110,7 +118,7 @@ class Subject:
     @classmethod
     def step(cls, step: Step, store: Store) -> Subject:
         """A step."""
-        return cls(step.address, step.label, lineage.tags(step), step.config, None, lineage.inputs(step, store))
+        return cls(step.address, step.label, lineage.tags(step, store), step.config, None, lineage.inputs(step, store))
 
 
 class Tracking:
@@ -202,7 +210,7 @@ class Run:
             "begin",
             {
                 "name": subject.name,
-                "tags": dict(subject.tags),
+                "tags": {**_who(), **subject.tags},
                 "params": {_key(path): without_password(str(value))[:500] for path, value in flat.items()},
                 "parent": None if subject.parent is None else subject.parent.subject.key,
                 "inputs": [dict(one) for one in subject.inputs],
@@ -265,3 +273,11 @@ def _key(path: str) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
+
+
+@functools.cache
+def _who() -> dict[str, str]:
+    """Who runs what, as MLflow's own runs say it."""
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a user without a name
+        return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "kintsugi", "mlflow.source.type": "LOCAL"}
+    return {"mlflow.source.name": "kintsugi", "mlflow.source.type": "LOCAL"}

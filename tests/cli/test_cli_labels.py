@@ -171,19 +171,19 @@ def test_what_cannot_be_drawn_is_one_sentence(models):
 
 
 @pytest.mark.usefixtures("models")
-def test_a_model_that_was_always_told_a_label_does_not_do_without():
+def test_a_model_that_wasalways_told_a_label_does_not_do_without():
     store = Store("runs")
     artifact = store.artifact(store.find("model/model"))
     backbone = json.loads(artifact.read("denoiser.json"))["backbone"]
     for share, always in ((0.0, "its label"), (0.1, "")):
         artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": share}}
-        assert stage._always_told(artifact) == always
+        assert stage.always_told(artifact) == always
     some = SimpleNamespace(
         manifest={"config": {"backbone": backbone, "fit": {"unconditional": 0}}},
         names=lambda: ["metrics.json"],
         json=lambda name: {"untold": 3},
     )
-    assert not stage._always_told(some), "three images came without a label"
+    assert not stage.always_told(some), "three images came without a label"
     artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": 0}}
     for asked in (
         Sample(Given.find(store, "model/model")),
@@ -197,4 +197,4 @@ def test_a_model_that_was_always_told_a_label_does_not_do_without():
             asked.run(At())  # type: ignore[arg-type]
     for strange in ({}, {"backbone": 3, "fit": []}, {"backbone": {"condition": "x"}, "fit": {"unconditional": 0}}):
         artifact.manifest["config"] = strange
-        assert not stage._always_told(artifact)
+        assert not stage.always_told(artifact)

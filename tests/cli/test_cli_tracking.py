@@ -45,7 +45,7 @@ class Server:
     def get_experiment_by_name(self, name):
         return None
 
-    def create_experiment(self, name, artifacts):
+    def create_experiment(self, name, artifacts, tags):
         return "1"
 
     def search_runs(self, experiments, text, max_results, order_by):
