@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pipeline
 from pipeline.engine.scribe import ADDRESS, KIND
 from pipeline.engine.track import default_uri, patient
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS
@@ -70,7 +69,7 @@ class Drawing:
         with tempfile.TemporaryDirectory() as beside:
             for name, data in self.files.items():
                 (Path(beside) / name).write_bytes(data)
-            package, code = Path(pipeline.__file__).parent, Path(beside) / "pipeline"
+            package, code = Path(__file__).parent.parent, Path(beside) / "pipeline"
             # Ray and MLflow's own rooms have no part in drawing.
             shutil.copy(package / "engine" / CODE, beside)  # a model says where its code was
             shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__", "engine"))

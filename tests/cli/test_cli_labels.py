@@ -171,7 +171,7 @@ def test_what_cannot_be_drawn_is_one_sentence(models):
 
 
 @pytest.mark.usefixtures("models")
-def test_a_model_that_wasalways_told_a_label_does_not_do_without():
+def test_a_model_that_was_always_told_a_label_does_not_do_without():
     store = Store("runs")
     artifact = store.artifact(store.find("model/model"))
     backbone = json.loads(artifact.read("denoiser.json"))["backbone"]
@@ -189,12 +189,9 @@ def test_a_model_that_wasalways_told_a_label_does_not_do_without():
         Sample(Given.find(store, "model/model")),
         Sample(Given.find(store, "model/model"), labels=(0,), classifier_free=True),
     ):
-
-        class At:
-            open = staticmethod(lambda step: artifact)
-
+        at = SimpleNamespace(open=lambda step: artifact, store=store)
         with pytest.raises(ValueError, match="was told its label with every image"):
-            asked.run(At())  # type: ignore[arg-type]
+            asked.run(at)  # type: ignore[arg-type]
     for strange in ({}, {"backbone": 3, "fit": []}, {"backbone": {"condition": "x"}, "fit": {"unconditional": 0}}):
         artifact.manifest["config"] = strange
         assert not stage.always_told(artifact)
