@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from . import config
 from .lease import MANIFEST
 from .place import Place
+from .shown import picture, table
 
 FORMAT = 1
 KINDS = {"address": str, "label": str, "attempt": str, "config": dict, "needs": dict, "files": dict, "created": str}
@@ -121,3 +122,10 @@ class Artifact:
     def json(self, name: str) -> Any:
         """A JSON file's content."""
         return json.loads(self.read(name))
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what it is, its files, and its pictures."""
+        said = f"{self.manifest['label']}: {self.address}, made {self.manifest['created']} in {self.seconds:.1f} s"
+        files = [[name, file["bytes"]] for name, file in sorted(self.manifest["files"].items())]
+        pictures = [picture(self.read(name), name) for name in self.names() if name.endswith(".png")]
+        return table(["file", "bytes"], files, said) + "".join(pictures)

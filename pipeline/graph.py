@@ -12,76 +12,20 @@ import functools
 import queue
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from . import config
 from .flat import differences
 from .identity import canonical, fingerprint
 from .keys import Key
 from .lease import Lease
-from .place import Place
 from .scale import Scale
 from .schedule import Event, Schedule, StepFailed
-from .store import Artifact, Store, StoreError, slug
-
-
-class Enough(Exception):
-    """What a tracker raises to say that nobody wants the step any more: training ends, with a checkpoint."""
-
-
-class Tracker(Protocol):
-    """Where a running step reports to; never part of what the step is."""
-
-    def metrics(self, values: Mapping[str, float], at: int) -> None:
-        """Scalars at `at` images seen (or rows done). Raises: Enough: they are not wanted any more."""
-        ...
-
-    def picture(self, name: str, png: bytes) -> None:
-        """A picture for people."""
-        ...
-
-    def card(self, name: str, content: Mapping[str, Any]) -> None:
-        """A JSON document, e.g. how a number was measured."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """A sentence that a person was told."""
-        ...
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a running stage is handed: none of it bears identity."""
-
-    out: Place
-    store: Store
-    scale: Scale
-    tracker: Tracker
-
-    def open(self, need: Step) -> Artifact:
-        """The artifact of one of the stage's needs."""
-        return self.store.artifact(need.address)
-
-
-class Stage(ABC):
-    """A verb: its fields say what is made, `run` makes it. Bump `version` when `run` changes what it makes."""
-
-    version: ClassVar[int] = 1
-
-    @abstractmethod
-    def run(self, at: Context) -> None:
-        """Write the artifact's files to `at.out`. May be killed at any point and called again."""
-
-    def check(self, store: Store) -> None:
-        """Called before anything runs. Raises: ValueError: what is known by now says that `run` would fail."""
-        return
-
-    def suits(self, scale: Scale, store: Store) -> None:
-        """Called before anything runs. Raises: ValueError: it cannot be run so wide, as far as is known by now."""
-        return
+from .shown import table
+from .stage import Context, Enough, Stage
+from .store import Store, StoreError, slug
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +68,10 @@ class Step:
 
     def __config__(self) -> dict[str, str]:
         return {"step": self.address}
+
+    def _repr_html_(self) -> str:
+        """In a notebook: everything that is to be done for it, first things first."""
+        return table(["step", "stage", "address"], [[s.label, *s.address.split("/")] for s in walk(self)])
 
 
 @dataclass(frozen=True, eq=False)

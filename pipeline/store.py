@@ -26,6 +26,7 @@ from . import config
 from .artifact import FORMAT, Artifact, Damaged, StoreError, how_to_mend, read_manifest, sealed
 from .lease import LEASE, MANIFEST, WORK, Lease
 from .place import Place, secret_in
+from .shown import table
 
 if TYPE_CHECKING:
     from .graph import Step
@@ -149,6 +150,10 @@ class Store:
     def refs(self) -> dict[str, str]:
         """{recipe/label: address} of every name. Raises: Damaged: one leads nowhere."""
         return {name.removesuffix(".json"): self._address(name) for name in self._names()}
+
+    def _repr_html_(self) -> str:
+        """In a notebook: every name, and where it leads."""
+        return table(["name", "address"], sorted(self.refs().items()), f"{self.url}: {len(self.addresses())} artifacts")
 
     def _names(self) -> list[str]:
         return [name for name in (self.place / "refs").names() if name.endswith(".json")]

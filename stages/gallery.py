@@ -56,7 +56,7 @@ class Gallery(Stage):
         rows = rows.take(range(min(self.count, len(rows))))
         before = _originals(clean, rows.ids)
         known = declared(manifest.more, rows.shape)
-        metrics, pictures = self.measured(before, rows) if known is None else arrived(rows, known)
+        metrics, pictures = measured(self.corruption, before, rows) if known is None else arrived(rows, known)
         told = {column: manifest.more[column] for column in ("wrong_label", "wrong_caption") if column in manifest.more}
         metrics |= {f"{column}s": said["wrong"] / said["known"] for column, said in told.items()}
         metrics = {"rows": float(manifest.rows), **metrics}
@@ -78,27 +78,30 @@ class Gallery(Stage):
         at.out.write("made.json", json.dumps({"set": data.address}))
         at.out.write("report.html", report.html())
 
-    def measured(self, before: Examples, rows: Examples) -> tuple[dict[str, float], list[tuple[str, bytes]]]:
-        """Numbers and pictures of originals and of the rows that were made from them."""
-        x0, y = before.x(), rows.x()
-        metrics: dict[str, float] = {}
-        pictures = [("before", _picture(x0))]
-        known = PixelMask(0.0) if "mask" in rows.operator and isinstance(self.corruption, Clean) else self.corruption
-        try:
-            A = known.at(rows.operator, before.shape)
-        except ValueError:  # a black box, or a mixture with one
-            if x0.shape == y.shape:
-                metrics["changed_rms"] = float((y - x0).square().mean().sqrt())
-                return metrics, [*pictures, ("told", _picture(y)), ("changed", _picture(y - x0))]
-            return metrics, [*pictures, ("told", _picture(y))]
-        metrics["observed"] = _observed(A, tuple(x0.shape))
-        if isinstance(self.corruption, Clean) and "sigma" in rows.operator:  # it came with them; nobody has the x0
-            metrics["noise_stated"] = float(np.sqrt((rows.operator["sigma"].astype(np.float64) ** 2).mean()))
-        else:
-            metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
-            metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
-        shown = y if y.ndim == x0.ndim else A.pinv(y)
-        return metrics, [*pictures, ("told", _picture(shown)), ("hidden", _picture(x0 - A.project(x0)))]
+
+def measured(
+    corruption: Corruption, before: Examples, rows: Examples
+) -> tuple[dict[str, float], list[tuple[str, bytes]]]:
+    """Numbers and pictures of originals and of the rows that a corruption made of them."""
+    x0, y = before.x(), rows.x()
+    metrics: dict[str, float] = {}
+    pictures = [("before", _picture(x0))]
+    known = PixelMask(0.0) if "mask" in rows.operator and isinstance(corruption, Clean) else corruption
+    try:
+        A = known.at(rows.operator, before.shape)
+    except ValueError:  # a black box, or a mixture with one
+        if x0.shape == y.shape:
+            metrics["changed_rms"] = float((y - x0).square().mean().sqrt())
+            return metrics, [*pictures, ("told", _picture(y)), ("changed", _picture(y - x0))]
+        return metrics, [*pictures, ("told", _picture(y))]
+    metrics["observed"] = _observed(A, tuple(x0.shape))
+    if isinstance(corruption, Clean) and "sigma" in rows.operator:  # it came with them; nobody has the x0
+        metrics["noise_stated"] = float(np.sqrt((rows.operator["sigma"].astype(np.float64) ** 2).mean()))
+    else:
+        metrics["noise_rms"] = float((y - A(x0)).square().mean().sqrt())
+        metrics["noise_stated"] = float(known.variance(A(x0), rows.operator).mean().sqrt())
+    shown = y if y.ndim == x0.ndim else A.pinv(y)
+    return metrics, [*pictures, ("told", _picture(shown)), ("hidden", _picture(x0 - A.project(x0)))]
 
 
 def arrived(rows: Examples, known: Declared) -> tuple[dict[str, float], list[tuple[str, bytes]]]:

@@ -1,4 +1,4 @@
-"""What a person watches while a recipe runs: bars on a terminal, JSON lines anywhere else."""
+"""What a person watches while a recipe runs: bars on a terminal, a cell in a notebook, JSON lines anywhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Any, TextIO
 
 from pipeline.graph import Event, Step
 
@@ -141,6 +141,60 @@ class Bars(Progress):
         self.bars.stop()
 
 
+class Cell(Progress):
+    """In a notebook: a line a finished step, and below them one that says where the others are, written over."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._done: list[str] = []
+        self._running: dict[str, str] = {}
+        self._last = 0.0
+        self._lock = threading.Lock()
+        self._shown: Any = display({"text/plain": "starting"}, raw=True, display_id=True)
+
+    def event(self, event: Event) -> None:
+        label, key = event.step.label, event.step.address
+        with self._lock:
+            self._running.pop(key, None)
+            if event.what == "start":
+                self._running[key] = label
+            elif event.what == "waiting":
+                self._running[key] = _waiting(event)
+            elif event.what != "cached":
+                self._done.append(f"{event.what} {label} {event.seconds:.1f} s")
+        self._write()
+
+    def metrics(self, step: Step, values: Mapping[str, float], at: int) -> None:
+        with self._lock:
+            if step.address in self._running and "done" in values:
+                self._running[step.address] = f"{step.label} {values['done']:.0%}"
+        if time.monotonic() - self._last >= 1:
+            self._write()
+
+    def warn(self, step: Step, text: str) -> None:
+        with self._lock:
+            self._done.append(f"{step.label}: {text}")
+        self._write()
+
+    def trial(self, number: int, status: str, said: Mapping[str, object]) -> None:
+        words = "  ".join(f"{name} {_brief(value)}" for name, value in said.items())
+        with self._lock:
+            self._done.append(f"trial {number} {status}  {words}")
+        self._write()
+
+    def close(self) -> None:
+        with self._lock:
+            self._running.clear()
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            text = "\n".join([*self._done, ", ".join(self._running.values())]).strip()
+            self._shown.update({"text/plain": text or "nothing to do"}, raw=True)
+
+
 def _brief(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={_brief(inner)}" for name, inner in value.items())
@@ -152,5 +206,7 @@ def _waiting(event: Event) -> str:
 
 
 def watch() -> Progress:
-    """Bars if standard error is a terminal, else lines. Standard output is for results."""
+    """A cell in a notebook, bars if standard error is a terminal, else lines. Standard output is for results."""
+    if "ipykernel" in sys.modules:
+        return Cell()
     return Bars(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)

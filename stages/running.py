@@ -19,7 +19,8 @@ from pipeline import config, graph
 from pipeline.config import ConfigError
 from pipeline.engine.spool import FOLDER
 from pipeline.engine.track import without_password
-from pipeline.store import Store
+from pipeline.place import Place
+from pipeline.store import Artifact, Store
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
 from stages.ingest import notes
@@ -50,24 +51,32 @@ class Asked:
     target: graph.Step
     store: Store
 
+    @property
+    def results(self) -> Place:
+        """Where its options, its report and its numbers are left for people."""
+        return self.store.place / f"results/{self.name}/{self.target.fingerprint}"
+
 
 def run(words: list[str]) -> int:
     """Make what is missing, then say what came of it."""
-    from pipeline.engine import cluster
-    from pipeline.engine.track import Tracking
-
     start = time.monotonic()
     asked = ask("run", words)
     if asked is None:
         return 0
-    store, target = asked.store, asked.target
-    store.check_writable()
-    results = store.place / f"results/{asked.name}/{target.fingerprint}"
-    results.write("config.yaml", written(asked.options))
-    progress = watch()
+    counts = carry_out(asked, watch())
+    return _report(asked, counts, time.monotonic() - start)
 
+
+def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
+    """Make what is missing, and leave what was asked for below `results/`; gives {"run": n, "cached": m}."""
+    from pipeline.engine import cluster
+    from pipeline.engine.track import Tracking
+
+    store, target = asked.store, asked.target
     listen = listener(store, asked.name, progress)
     try:
+        store.check_writable()
+        asked.results.write("config.yaml", written(asked.options))
         if all(line.cached for line in graph.plan(target, store)):
             counts = graph.run(target, store, _untracked, listen=listen)
             if (store.place / FOLDER).names():
@@ -77,7 +86,16 @@ def run(words: list[str]) -> int:
                 counts = graph.run(target, store, tracking.run, capacity, listen)
     finally:
         progress.close()
-    return _report(asked, counts, results, time.monotonic() - start)
+    made = store.artifact(target.address)
+    asked.results.write("metrics.json", json.dumps(metrics_of(made), indent=1))
+    if "report.html" in made.names():
+        asked.results.write("report.html", made.read("report.html"))
+    return counts
+
+
+def metrics_of(made: Artifact) -> dict[str, Any]:
+    """What it measured, {} if nothing."""
+    return made.json("metrics.json") if "metrics.json" in made.names() else {}
 
 
 def listener(store: Store, recipe: str, progress: Progress, below: str = "") -> Callable[[graph.Event], None]:
@@ -132,15 +150,14 @@ def ask(verb: str, words: list[str], common: type[Common] = Common) -> Asked | N
     return Asked(name, options, given, recipes.build(recipe, options), Store(given.store))
 
 
-def _report(asked: Asked, counts: dict[str, int], results: Any, seconds: float) -> int:
+def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
+    results = asked.results
     made = asked.store.artifact(asked.target.address)
-    metrics = made.json("metrics.json") if "metrics.json" in made.names() else {}
-    results.write("metrics.json", json.dumps(metrics, indent=1))
+    metrics = metrics_of(made)
     sets = made.json("made.json") if "made.json" in made.names() else {}
     sets = {name: without_password(asked.store.artifact(address).place.url) for name, address in sets.items()}
     page = None
     if "report.html" in made.names():
-        results.write("report.html", made.read("report.html"))
         where = str(Path(results.root)) if results.is_local else without_password(results.url)
         page = f"{where}/report.html"
     for name, value in metrics.items():

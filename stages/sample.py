@@ -116,7 +116,7 @@ class Sample(Stage):
                     "or train it with fit.unconditional above 0"
                 )
         bare = replace(self, model=known(self.model))
-        first = bare._draw(partial(_open, bare, model, guide, like, decoder), at)
+        first = bare._draw(partial(ready, bare, model, guide, like, decoder), at)
         picture = lines(first.images, first.label) if self.labels else grid(first.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
@@ -127,11 +127,11 @@ class Sample(Stage):
         card |= {"classifier_free": self.weight if self.classifier_free else None} if self.tells else {}
         at.out.write("card.json", json.dumps(card))
 
-    def _draw(self, opened: Callable[[], _Asked], at: Context) -> Examples:
+    def _draw(self, opened: Callable[[], Asked], at: Context) -> Examples:
         """Write the images; the first of them, at least. Many are drawn by all workers, piece by piece."""
         pieces = [range(first, min(first + PIECE, self.count)) for first in range(0, self.count, PIECE)]
         if len(pieces) == 1:  # a pool of actors takes seconds to start
-            made = cluster.call(at.scale, _alone, self, opened)
+            made = cluster.call(at.scale, drawn, self, opened)
             with at.out.writing(name(0)) as file:
                 write_shard(file, made)
             counts = np.array([len(made)])
@@ -163,7 +163,7 @@ def always_told(model: Artifact) -> str:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """The denoiser that is asked, what it is told (count, ...), and what comes of that."""
 
     D: Denoiser
@@ -174,9 +174,9 @@ class _Asked:
     decoder: Autoencoder | None = None
 
 
-def _open(
+def ready(
     stage: Sample, model: Artifact, guide: Artifact | None, like: Artifact | None, decoder: Artifact | None
-) -> _Asked:
+) -> Asked:
     """Where images are drawn. Raises ValueError: the guide is of other images, or they are told other things."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = unpack(model.read, device)
@@ -199,10 +199,10 @@ def _open(
         raise ValueError(f"{model.address} makes latents of {shape[0]} channels, no images: give its decoder, too")
     if coder is not None and tuple(coder.config.latent) != shape:
         raise ValueError(f"the model makes rows {shape}, the decoder takes {tuple(coder.config.latent)}: name another")
-    return _Asked(D, cond, shape, condition, device, coder)
+    return Asked(D, cond, shape, condition, device, coder)
 
 
-def _draw(stage: Sample, numbers: range, opened: Callable[[], _Asked]) -> tuple[Examples, Report]:
+def _draw(stage: Sample, numbers: range, opened: Callable[[], Asked]) -> tuple[Examples, Report]:
     """The images of these numbers."""
     asked = opened()
     cond = None if asked.cond is None else asked.cond[numbers.start : numbers.stop]
@@ -215,7 +215,8 @@ def _draw(stage: Sample, numbers: range, opened: Callable[[], _Asked]) -> tuple[
     return Examples.from_x(ids, x.clamp(-1, 1), labels, uint8=True, caption=captions), {}
 
 
-def _alone(stage: Sample, opened: Callable[[], _Asked]) -> Examples:
+def drawn(stage: Sample, opened: Callable[[], Asked]) -> Examples:
+    """All the images, by this process."""
     return _draw(stage, range(stage.count), opened)[0]
 
 

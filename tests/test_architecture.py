@@ -17,7 +17,18 @@ CEILING = 300
 BELOW_PHYSICS = {"identity", "keys"}
 BELOW_OBJECTIVES = {"diffusion", "backbones", "physics"} | BELOW_PHYSICS
 BELOW_LEARNING = {"objectives", "config", "place"} | BELOW_OBJECTIVES
-BELOW_ENGINE = {"flat", "learning", "data", "metrics", "graph", "scale", "store", "artifact", "lease"} | BELOW_LEARNING
+BELOW_ENGINE = {
+    "flat",
+    "learning",
+    "data",
+    "metrics",
+    "stage",
+    "graph",
+    "scale",
+    "store",
+    "artifact",
+    "lease",
+} | BELOW_LEARNING
 MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itself
     "pipeline": set(),
     "identity": set(),
@@ -26,11 +37,13 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "config": {"identity"},
     "scale": set(),
     "flat": set(),
+    "shown": set(),
     "lease": {"place"},
-    "artifact": {"lease", "place", "config"},
-    "store": {"artifact", "lease", "place", "config", "identity"},
+    "artifact": {"lease", "place", "config", "shown"},
+    "store": {"artifact", "lease", "place", "config", "identity", "shown"},
     "schedule": {"store", "lease"},
-    "graph": {"flat", "schedule", "scale", "store", "lease", "place", "config", "identity", "keys"},
+    "stage": {"artifact", "place", "scale"},
+    "graph": {"flat", "schedule", "scale", "stage", "store", "lease", "config", "identity", "keys", "shown"},
     "physics": BELOW_PHYSICS,
     "backbones": {"physics"} | BELOW_PHYSICS,
     "diffusion": {"backbones", "physics"} | BELOW_PHYSICS,
@@ -39,7 +52,7 @@ MAY_IMPORT = {  # room -> the rooms below it; a room may always import from itse
     "data": BELOW_LEARNING,
     "metrics": BELOW_LEARNING,
     "engine": BELOW_ENGINE,
-    "stages": {"engine"} | BELOW_ENGINE,
+    "stages": {"engine", "shown"} | BELOW_ENGINE,
     "recipes": {"stages", "engine"} | BELOW_ENGINE,
 }
 WITHOUT_TORCH = {
@@ -53,6 +66,8 @@ WITHOUT_TORCH = {
     "store",
     "scale",
     "schedule",
+    "shown",
+    "stage",
     "graph",
 }
 CLUSTER = {"ray", "mlflow"}

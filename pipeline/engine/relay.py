@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.graph import Enough, Tracker
+from pipeline.stage import Enough, Tracker
 
 log = logging.getLogger("kintsugi")
 ARRIVAL = 5.0  # seconds that a worker waits at most for a sentence to arrive: it may end before it otherwise
