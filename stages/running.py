@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import textwrap
 import time
@@ -16,6 +17,7 @@ import yaml
 
 from pipeline import config, graph
 from pipeline.config import ConfigError
+from pipeline.engine.spool import FOLDER
 from pipeline.engine.track import without_password
 from pipeline.place import Place
 from pipeline.store import Artifact, Store
@@ -23,6 +25,8 @@ from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
 from stages.ingest import notes
 from stages.progress import Progress, watch
+
+log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
         asked.results.write("config.yaml", written(asked.options))
         if all(line.cached for line in graph.plan(target, store)):
             counts = graph.run(target, store, _untracked, listen=listen)
+            if (store.place / FOLDER).names():
+                log.warning("MLflow was not told everything of earlier runs: `kintsugi track replay` tells it")
         else:
             with Tracking(store, asked.name, progress.metrics) as tracking, cluster.connect() as capacity:
                 counts = graph.run(target, store, tracking.run, capacity, listen)

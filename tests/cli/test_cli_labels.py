@@ -177,24 +177,21 @@ def test_a_model_that_was_always_told_a_label_does_not_do_without():
     backbone = json.loads(artifact.read("denoiser.json"))["backbone"]
     for share, always in ((0.0, "its label"), (0.1, "")):
         artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": share}}
-        assert stage._always_told(artifact) == always
+        assert stage.always_told(artifact) == always
     some = SimpleNamespace(
         manifest={"config": {"backbone": backbone, "fit": {"unconditional": 0}}},
         names=lambda: ["metrics.json"],
         json=lambda name: {"untold": 3},
     )
-    assert not stage._always_told(some), "three images came without a label"
+    assert not stage.always_told(some), "three images came without a label"
     artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": 0}}
     for asked in (
         Sample(Given.find(store, "model/model")),
         Sample(Given.find(store, "model/model"), labels=(0,), classifier_free=True),
     ):
-
-        class At:
-            open = staticmethod(lambda step: artifact)
-
+        at = SimpleNamespace(open=lambda step: artifact, store=store)
         with pytest.raises(ValueError, match="was told its label with every image"):
-            asked.run(At())  # type: ignore[arg-type]
+            asked.run(at)  # type: ignore[arg-type]
     for strange in ({}, {"backbone": 3, "fit": []}, {"backbone": {"condition": "x"}, "fit": {"unconditional": 0}}):
         artifact.manifest["config"] = strange
-        assert not stage._always_told(artifact)
+        assert not stage.always_told(artifact)
