@@ -100,11 +100,12 @@ def named(images: np.ndarray, names: Sequence[str]) -> bytes:
 def curves(
     x: Sequence[float], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_y: bool = False
 ) -> bytes:
-    """Lines over a logarithmic axis, labelled at their ends rather than by colour alone."""
+    """Lines over a logarithmic axis, told apart by markers, not by colour alone; with `log_y` zeros are left out."""
     figure = _figure()
     axes = figure.add_subplot()
     for (name, y), marker in zip(lines.items(), "osD^vPX*<>" * 4):
-        axes.plot(x, y, marker=marker, markersize=4, linewidth=1.4, label=name)
+        shown = [value if value > 0 or not log_y else math.nan for value in y]
+        axes.plot(x, shown, marker=marker, markersize=4, linewidth=1.4, label=name)
     axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
