@@ -24,6 +24,7 @@ VERBS = {  # and the module of each
     "show": ("verbs", "print a recipe's options, or what an artifact was made from"),
     "diff": ("verbs", "say in which options two artifacts differ"),
     "ls": ("verbs", "list artifacts"),
+    "report": ("verb_report", "write the story of each run as a page, and an index of the store"),
     "gc": ("verbs", "delete what no name leads to"),
     "sample": ("verb_models", "draw images from a model"),
     "evaluate": ("verb_models", "measure a model on a set of images"),

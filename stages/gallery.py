@@ -54,7 +54,7 @@ class Gallery(Stage):
         first = int(manifest.filled()[0])
         rows = read_shard(data.file(name(first)), name(first))
         rows = rows.take(range(min(self.count, len(rows))))
-        before = _originals(clean, rows.ids)
+        before = originals(clean, rows.ids)
         known = declared(manifest.more, rows.shape)
         metrics, pictures = measured(self.corruption, before, rows) if known is None else arrived(rows, known)
         told = {column: manifest.more[column] for column in ("wrong_label", "wrong_caption") if column in manifest.more}
@@ -117,7 +117,7 @@ def _observed(A: LinearMap, shape: tuple[int, ...]) -> float:
     return float(A.project(z).square().sum() / z.square().sum())
 
 
-def _originals(clean: Artifact, ids: tuple[str, ...]) -> Examples:
+def originals(clean: Artifact, ids: tuple[str, ...]) -> Examples:
     """The rows with these ids, in their order: the shards are searched from the first, where those of a part begin."""
     missing, parts = set(ids), []
     for i in Manifest.open(clean.file).filled().tolist():

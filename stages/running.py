@@ -71,6 +71,7 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
     """Make what is missing, and leave what was asked for below `results/`; gives {"run": n, "cached": m}."""
     from pipeline.engine import cluster
     from pipeline.engine.track import Tracking
+    from stages.report_index import STORY, Result, index, tell
 
     store, target = asked.store, asked.target
     listen = listener(store, asked.name, progress)
@@ -90,6 +91,9 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
     asked.results.write("metrics.json", json.dumps(metrics_of(made), indent=1))
     if "report.html" in made.names():
         asked.results.write("report.html", made.read("report.html"))
+    if counts["run"] or not asked.results.exists(STORY):
+        tell(store, made, Result(asked.name, target.fingerprint, tuple(asked.results.names())))
+        index(store)
     return counts
 
 
@@ -167,6 +171,7 @@ def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
         print(f"{name}: {place}")
     if page:
         print(f"report: {page}")
+    print(f"all runs: {without_password(asked.store.place.at('index.html'))}")
     sys.stdout.flush()
     if asked.common.json:
         said = {

@@ -26,7 +26,9 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 {% for text in part.texts %}<p>{{ text }}</p>{% endfor %}
 {% if part.rows %}<div class="wide"><table><tr>{% for name in part.header %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in part.rows %}<tr>{% for cell in row %}
-<td{% if cell is number %} class="number"{% endif %}>{{ cell | digits if cell is float else cell }}</td>
+<td{% if cell is number %} class="number"{% endif %}>
+{%- if cell.href is defined %}<a href="{{ cell.href }}">{{ cell.text }}</a>
+{%- else %}{{ cell | digits if cell is float else cell }}{% endif %}</td>
 {% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 {% for caption, data in part.pictures %}<figure>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
@@ -37,6 +39,18 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file below the page's own folder, or beside it."""
+
+    text: str
+    href: str
+
+    def __post_init__(self) -> None:
+        if ":" in self.href or self.href.startswith("/"):
+            raise ValueError(f"{self.href} leads away from the store: give a relative path")
+
+
 @dataclass
 class Section:
     """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text."""
@@ -44,7 +58,7 @@ class Section:
     title: str
     texts: Sequence[str] = ()
     header: Sequence[str] = ()
-    rows: Sequence[Sequence[str | float | int]] = ()
+    rows: Sequence[Sequence[str | float | int | Link]] = ()
     pictures: Sequence[tuple[str, bytes]] = ()
     code: str = ""
 

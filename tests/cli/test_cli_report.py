@@ -107,7 +107,7 @@ def test_plots_are_pictures_and_the_same_twice():
 
 @pytest.mark.parametrize("y", [[0.2, 0.9], [0.05, 3.0], [1e-3, 20.0]])
 def test_logarithmic_axes_have_plain_numbers(monkeypatch, y):
-    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    monkeypatch.setattr(pictures, "as_png", lambda figure: figure)
     figure: Any = curves([0.02, 80], {"a": y}, "σ", "error", log_y=True)
     figure.canvas.draw()
     for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
@@ -123,7 +123,7 @@ def test_logarithmic_axes_have_plain_numbers(monkeypatch, y):
 
 
 def test_what_is_zero_is_left_out_of_a_logarithmic_plot_rather_than_drawn_as_a_fall(monkeypatch):
-    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    monkeypatch.setattr(pictures, "as_png", lambda figure: figure)
     figure: Any = curves([0.1, 1, 10], {"a": [0.0, 2, 3]}, "σ", "energy", log_y=True)
     assert np.isfinite(figure.axes[0].lines[0].get_ydata()).tolist() == [False, True, True]
     plain: Any = curves([0.1, 1, 10], {"a": [0.0, 2, 3]}, "σ", "gate")
