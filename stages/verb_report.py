@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from pipeline.config import ConfigError
 from pipeline.engine.track import without_password
 from pipeline.store import Store
 from stages.arguments import JsonOption, StoreOption, parse
@@ -40,9 +41,11 @@ def report(words: list[str]) -> int:
         path.write_text(story(store, store.find(asked.name), asked.name).html(), encoding="utf-8")
         told, where = 1, str(path)
     else:
-        store.check_writable()
         known = {address.split("/")[1]: address for address in store.addresses()}
         runs = [result for result in results(store) if result.fingerprint in known]
+        if not runs:
+            raise ConfigError(f"there are no runs in {store.url}: is another store meant by --store?")
+        store.check_writable()
         for result in runs:
             tell(store, store.artifact(known[result.fingerprint]), result)
         told, where = len(runs), store.place.at(index(store))

@@ -17,7 +17,6 @@ from pipeline.backbones import mlp
 from pipeline.engine import ancestry
 from pipeline.engine.report import Link, Report, Section
 from pipeline.graph import walk
-from pipeline.learning.optim import Optim
 from pipeline.store import Store
 from stages import story as stories
 from stages.noisy import Harm
@@ -25,7 +24,7 @@ from stages.recipes.sfbd import sfbd
 from stages.rounds import Rounds
 from stages.train import Fit
 
-SHORT = Fit(images=64, batch=32, optim=Optim(warmup=32))
+SHORT = Fit(images=640)
 TOY = mlp.Config(width=16, blocks=1)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
