@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray._private.state import state
 from ray.exceptions import RayError
 from ray.train import WorkerGroupError
 from ray.train.torch import TorchTrainer
@@ -21,7 +20,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from pipeline.engine import cluster, pulse
+from pipeline.engine import cluster, machines, pulse
 from pipeline.graph import Scale
 
 log = logging.getLogger("kintsugi")
@@ -60,6 +59,10 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
             return
         room = min(resize_decision.num_workers, places(self.scale))
         resize_decision.num_workers = max((n for n in self.worlds if n <= room), default=self.worlds[0])
+
+    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
+        """Whom they must keep off."""
+        return machines.spared(self.scale, num_workers)
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Every worker listens, and is asked from now on where it is."""
@@ -141,8 +144,8 @@ class Overseer(WorkerGroupCallback, ControllerCallback):
 def places(scale: Scale) -> int:
     """How many workers the machines that are alive, and stay, have room for, whoever uses them now."""
     cores, devices = cluster.capacity()
-    leaving = state.get_draining_nodes()  # they take no workers, for which Ray Train would wait a minute at a time
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    # Those that leave take no workers, for which Ray Train would wait a minute at a time.
+    nodes = [node["Resources"] for node in machines.staying()]
     found = sum(_fit(node.get("CPU", 0), scale.cpus, node.get("GPU", 0), scale.gpus) for node in nodes)
     return min(found, _fit(cores, scale.cpus, devices, scale.gpus))
 

@@ -41,14 +41,18 @@ def each(
     """
     import ray.data
 
+    from pipeline.engine import machines
+
     if not items:
         return
+    where = machines.strategy(at.scale)
     rows = [{"item": pickle.dumps(item)} for item in items]
     board, topic = cluster.board(), uuid.uuid4().hex
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
     if load is None:
         tasks = ray.data.TaskPoolStrategy(size=max(1, int(at.scale.total[0])))
-        dataset = dataset.map(_Tried(partial(_aloud, function, board, topic)), compute=tasks)
+        tried = _Tried(partial(_aloud, function, board, topic))
+        dataset = dataset.map(tried, compute=tasks, scheduling_strategy=where)
     else:
         dataset = dataset.map(
             _Loaded,  # pyright: ignore[reportArgumentType]
@@ -56,6 +60,7 @@ def each(
             compute=ray.data.ActorPoolStrategy(size=min(at.scale.workers, len(rows))),
             num_cpus=at.scale.cpus,
             num_gpus=at.scale.gpus,
+            scheduling_strategy=where,
         )
     del rows
     with relayed(board, topic, at.tracker):

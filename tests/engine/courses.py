@@ -81,12 +81,16 @@ def hung(device: torch.device, marker: str) -> Course:
 
 
 def watched(device: torch.device, folder: str) -> Course:
-    """`undropped`; the first of two workers says once that a machine should go, and makes slow steps until it has."""
+    """`undropped`; the first of two workers says once that a machine should go, and makes slow steps until it has.
+
+    It takes no step before something else was done that runs beside it. Each worker says on which machine it is.
+    """
     course = undropped(device)
     inner = course.batches
 
     def batches(start, rank, world):
         slow = False
+        (Path(folder) / f"on {_here()}").touch()
         for k, batch in enumerate(inner(start, rank, world)):
             for images, name in ((100, "drain"), (300, "lose")):
                 if (
@@ -98,11 +102,46 @@ def watched(device: torch.device, folder: str) -> Course:
                 ):
                     (Path(folder) / name).touch()
                     slow = True
+            while slow and not (Path(folder) / "beside").exists():
+                time.sleep(0.1)
             time.sleep(2 * slow)
             yield batch
 
     course.batches = batches
     return course
+
+
+def imagine_devices() -> None:
+    """Make Ray believe, in this process, that the devices which it hands out are the processor."""
+    from ray.air._internal import device_manager
+
+    device_manager._torch_device_manager = device_manager.CPUTorchDeviceManager()
+
+
+if "IMAGINED_DEVICES" in os.environ:
+    imagine_devices()
+
+
+def dwell(item: int) -> str:
+    """The machine that this is done on, after a while."""
+    time.sleep(0.3)
+    return _here()
+
+
+def meet(folder: str, number: int, count: int) -> tuple[str, list[str]]:
+    """The machine and the devices of a task, once so many of them are going at the same moment."""
+    import ray
+
+    (Path(folder) / f"met {number}").touch()
+    while len([*Path(folder).glob("met *")]) < count:
+        time.sleep(0.05)
+    return _here(), ray.get_runtime_context().get_accelerator_ids()["GPU"]
+
+
+def _here() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
 
 
 class _Cramped(torch.nn.Module):

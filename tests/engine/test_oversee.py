@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engine import cluster, pulse, relay
+from pipeline.engine import cluster, machines, pulse, relay
 from pipeline.graph import Scale
 
 oversee = pytest.importorskip("pipeline.engine.oversee")
@@ -98,7 +98,7 @@ def test_places_are_those_of_machines_that_live_and_stay_but_for_two_cores(monke
         {"NodeID": "e", "Alive": True, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(oversee.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(oversee.state, "get_draining_nodes", lambda: {"e": 0})
+    monkeypatch.setattr(machines.state, "get_draining_nodes", lambda: {"e": 0})
     monkeypatch.setattr(oversee.ray, "cluster_resources", lambda: {"CPU": 12.0, "GPU": 2.0})
     assert cluster.capacity() == (10.0, 2.0)
     assert oversee.places(scale) == room
@@ -177,3 +177,41 @@ def test_a_pulse_knows_how_long_ago_and_how_slow():
     assert pulse.silence()[0] < slowest
     assert pulse.silence()[2] is False
     assert "test_oversee" not in pulse.stacks(), "the stack of who asks says nothing"
+
+
+@pytest.mark.parametrize(
+    ("scale", "workers", "spares"),
+    [
+        (Scale(), 3, True),
+        (Scale(cpus=0.1), 30, True),  # in floating point, 3 // 0.1 is 29
+        (Scale(), 4, False),
+        (Scale(cpus=2), 2, False),  # 2 + 1 free: one fits
+        (Scale(gpus=0.5), 1, False),
+    ],
+)
+def test_who_needs_no_device_keeps_off_them_while_others_have_room_now(monkeypatch, scale, workers, spares):
+    nodes = [
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
+        {"NodeID": "b", "Alive": True, "Resources": {"CPU": 4.0}},
+        {"NodeID": "c", "Alive": True, "Resources": {"CPU": 64.0, "GPU": 1.0}},
+        {"NodeID": "d", "Alive": True, "Resources": {"CPU": 8.0}},
+        {"NodeID": "e", "Alive": True, "Resources": {"CPU": 64.0}},
+    ]
+    free = {"a": {"CPU": 4.0}, "b": {"CPU": 2.0}, "c": {"CPU": 64.0}, "d": {"CPU": 1.0}, "e": {"CPU": 64.0}}
+    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(machines.state, "get_draining_nodes", lambda: {"e": 0})
+    monkeypatch.setattr(machines, "available_resources_per_node", lambda: free)
+    selector = overseer(scale).on_controller_start_worker_group(scaling_config=None, num_workers=workers)
+    assert selector == ({"ray.io/node-id": "!in(a,c)"} if spares else None)
+
+
+@pytest.mark.parametrize(("gone", "want"), [("", "DEFAULT"), ("cd", "SPREAD"), ("ab", "SPREAD")])
+def test_only_where_machines_differ_is_data_not_spread_over_all(monkeypatch, gone, want):
+    nodes = [
+        {"NodeID": name, "Alive": name not in gone, "Resources": {"CPU": 4.0} | ({"GPU": 1.0} if name in "ab" else {})}
+        for name in "abcd"
+    ]
+    monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(machines.state, "get_draining_nodes", lambda: {})
+    assert machines.strategy(Scale()) == want
+    assert machines.strategy(Scale(gpus=1)) == "SPREAD"
