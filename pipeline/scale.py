@@ -55,6 +55,8 @@ class Scale:
     def __post_init__(self) -> None:
         if self.workers < 1 or not 0 < self.cpus < math.inf or not 0 <= self.gpus < math.inf:
             raise ValueError(f"{self.workers} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs: give at least one")
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus is {self.gpus:g}: give a part of one device, or whole ones (--scale.gpus)")
         if self.micro is not None and self.micro < 1:
             raise ValueError(f"micro is {self.micro}: give at least 1 image, or leave it out")
         if self.most is not None and self.most < self.workers:
@@ -70,6 +72,11 @@ class Scale:
     def total(self) -> tuple[float, float]:
         """(cores, devices) that all workers take together, where there are no more than must be."""
         return self.workers * self.cpus, self.workers * self.gpus
+
+    @property
+    def occupied(self) -> float:
+        """The devices that they leave to nobody of their kind: of 0.4 of one, two fit, and each takes half."""
+        return self.workers * (1 / math.floor(1 / self.gpus + 1e-9) if 0 < self.gpus < 1 else self.gpus)
 
     @property
     def reach(self) -> tuple[float, float]:

@@ -23,7 +23,7 @@ VERBS = {  # and the module of each
     "search": ("verb_search", "try options of a recipe, and keep the best"),
     "show": ("verbs", "print a recipe's options, or what an artifact was made from"),
     "diff": ("verbs", "say in which options two artifacts differ"),
-    "ls": ("verbs", "list artifacts"),
+    "ls": ("verb_ls", "list artifacts, or rank runs and trials"),
     "report": ("verb_report", "write the story of each run as a page, and an index of the store"),
     "gc": ("verbs", "delete what no name leads to"),
     "sample": ("verb_models", "draw images from a model"),

@@ -18,6 +18,7 @@ from pipeline.lease import Lease
 from pipeline.store import Store, slug
 from stages import recipe as recipes
 from stages.progress import watch
+from stages.promotion import check_promotion, promoted
 from stages.sought import survey
 from stages.sweep import Found, Sweep
 
@@ -39,6 +40,9 @@ def search(
     at_once: int | None = None,
     watched: str | None = None,
     name: str = "best",
+    hours: float | None = None,
+    register: str | None = None,
+    alias: str = "best",
 ) -> Found:
     """Try options of a recipe and keep the best; called again, it goes on where it stopped.
 
@@ -59,6 +63,10 @@ def search(
         at_once: trials side by side; as many as the cluster has room for if not given.
         watched: the label of the training whose loss decides what is stopped; the last one if not given.
         name: of the winner, which becomes `<recipe>/<name>` in the store.
+        hours: from now, after which no trial begins; trials that "asha" may stop are interrupted then. Called again,
+            it goes on, for as long again.
+        register: what MLflow's registry calls the winner's model, if it is to have it.
+        alias: which leads to the winner there; it is taken from the version that has it.
 
     Raises:
         ConfigError: a path or a metric that the recipe does not have, a space that cannot be read, what does not go
@@ -73,11 +81,13 @@ def search(
         base = declared()
         for path, value in options.items():
             base = config.replace(base, path, value)
-    plan = Plan(read_all(over), trials, searcher, scheduler, mode, seed)
+    plan = Plan(read_all(over), trials, searcher, scheduler, mode, seed, hours=hours)
     kept = Store(store) if isinstance(store, str) else store
     sought = survey(function, base, plan, metric, watched, kept)
     if slug(name) in {slug(step.label) for step in sought.steps} or slug(name).split("/")[0] == "search":
         raise ConfigError(f"--name {name} is what a step of the recipe is called: choose another")
+    if register is not None:
+        check_promotion(kept, sought, register, alias)
     kept.check_writable()
     home = kept.place / f"results/{recipe}/search/{sought.identity}"
     lease = Lease.claim(home / "lease")
@@ -86,6 +96,7 @@ def search(
     progress = watch()
     try:
         with lease:
-            return Sweep(recipe, plan, sought, kept, home, name, at_once, progress).run()
+            found = Sweep(recipe, plan, sought, kept, home, name, at_once, progress).run()
+            return found if register is None else promoted(kept, found, register, alias)
     finally:
         progress.close()

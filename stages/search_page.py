@@ -17,8 +17,10 @@ STOPPED_LOSS = (
 )
 
 
-def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best: Trial, options: str) -> str:
-    """The page as HTML. `options` is the winner's configuration."""
+def page(
+    recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best: Trial, options: str, left: int = 0
+) -> str:
+    """The page as HTML. `options` is the winner's configuration, `left` the number of trials that are not done."""
     by = {status: [trial for trial in trials if trial.status == status] for status in (FINISHED, STOPPED, FAILED)}
     metric, smaller = sought.metric, plan.mode == "min"
     done = sorted(by[FINISHED], key=lambda trial: (trial.value or 0.0) * (1 if smaller else -1))
@@ -27,6 +29,11 @@ def page(recipe: str, plan: Plan, sought: Sought, trials: Sequence[Trial], best:
         f"{'smaller' if smaller else 'larger'} is better.",
         f"{len(done)} trials finished, {len(by[STOPPED])} were stopped early, {len(by[FAILED])} failed.",
     ]
+    if left and plan.hours is not None:
+        lead.append(
+            f"The time that was given, {plan.hours:g} hours, was over before {left} of {plan.count} trials were "
+            "begun or ended: the same command goes on with them."
+        )
     if len(done) > 1 and done[1].value == best.value:
         same = sum(trial.value == best.value for trial in done)
         lead.append(f"{same} trials came to exactly this; of these it is the one that was drawn first.")

@@ -46,6 +46,7 @@ class Sought:
         needs: the most (cores, devices) that a step takes which trials do not share.
         watched: the label of the training whose loss may stop a trial.
         identity: 20 digits that only this search has.
+        models: whether the winner is a model.
     """
 
     recipe: recipes.Recipe
@@ -56,6 +57,7 @@ class Sought:
     needs: tuple[float, float] = (0.0, 0.0)
     watched: str = ""
     identity: str = ""
+    models: bool = False
 
     def options(self, chosen: Mapping[str, Any]) -> Any:
         """The recipe's options with those chosen. Raises: ConfigError: no such path, or a value does not fit."""
@@ -109,11 +111,13 @@ def survey(recipe: recipes.Recipe, base: Any, plan: Plan, metric: str, watched: 
             "nothing that is searched is trained, so no trial can be stopped early: leave out --scheduler"
         )
     last = [step.label for step in steps if isinstance(step.stage, Trains) and step.address not in common]
-    needs = [max((step.scale.total[i] for step in own), default=0.0) for i in range(2)]
+    cores = max((step.scale.total[0] for step in own), default=0.0)
+    devices = max((step.scale.occupied for step in own), default=0.0)
+    winner = goals[0].winner
+    models = winner is not goals[0].step or isinstance(winner.stage, Trains)
     chosen = watched or (last[-1] if last else "")
-    found = Sought(
-        recipe, base, metric, tuple(s for s in steps if s.address in common), steps, (needs[0], needs[1]), chosen
-    )
+    shared = tuple(step for step in steps if step.address in common)
+    found = Sought(recipe, base, metric, shared, steps, (cores, devices), chosen, models=models)
     # The base's own values of what is searched do not matter; scale and paths never do.
     known = {"goal": goals[0].step.address, "recipe": recipe.__name__, **found.described(plan)}
     return dataclasses.replace(found, identity=hashlib.sha256(dumps(known).encode()).hexdigest()[:20])

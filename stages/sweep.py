@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,9 @@ class Found:
         name: what leads to the winner.
         address: of the winner's model, or of what its metric is read from where that is of no model.
         made: how many steps were made now.
+        left: trials that there was no time for, or that were interrupted when it was over.
         place: has `report.html`, and `best.yaml` with the winner's options.
+        registered: the winner in MLflow's registry, as `models:/name@alias`.
     """
 
     sweep: str
@@ -46,7 +49,9 @@ class Found:
     name: str
     address: str
     made: int
+    left: int
     place: Place
+    registered: str = ""
 
 
 @dataclass
@@ -62,10 +67,12 @@ class Sweep:
     at_once: int | None
     progress: Progress
     made: int = 0
+    until: float = math.inf
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> Found:
         """Do what is left, name the winner and write the report. Raises: RuntimeError: no trial finished."""
+        self.until = math.inf if self.plan.hours is None else time.monotonic() + 3600 * self.plan.hours
         ledger = Ledger(self.home)
         self.home.write("options.yaml", written(self.sought.base))
         ended = [trial for trial in ledger.of(FINISHED, STOPPED) if trial.number < self.plan.count]
@@ -110,7 +117,8 @@ class Sweep:
                     parent.metrics({f"best {self.sought.metric}": self._best(ledger, value)}, at=len(best))
                 return value
 
-            sweep(dataclasses.replace(self.plan, at_once=width), ledger, drive, self._said, lambda e: explain(e)[0])
+            plan = dataclasses.replace(self.plan, at_once=width)
+            sweep(plan, ledger, drive, self._said, lambda error: explain(error)[0], self.until)
             ranked = ledger.ranked(self.plan.mode)
             if ranked and self._lost(ledger):
                 self._make([self.sought.goal(ranked[0].options).step], tracking.run, capacity, "shared/")
@@ -212,6 +220,11 @@ class Sweep:
     def _found(self, ledger: Ledger) -> Found:
         ranked = [trial for trial in ledger.ranked(self.plan.mode) if trial.number < self.plan.count]
         trials = [trial for trial in ledger.of(FINISHED, STOPPED, FAILED, RUNNING) if trial.number < self.plan.count]
+        left = self.plan.count - sum(trial.status != RUNNING for trial in trials)
+        if not ranked and left and self.plan.hours is not None:
+            raise RuntimeError(
+                f"no trial finished within --hours {self.plan.hours:g}: the same command goes on, give it more"
+            )
         if not ranked:
             reasons = [trial.reason for trial in trials if trial.reason]
             first = f", the first because {reasons[0]}" if reasons else ""
@@ -227,13 +240,13 @@ class Sweep:
         self.home.write(
             "sweep.json", json.dumps({**said, "value": best.value, "trials": len(trials), "finished": done})
         )
-        self.home.write("report.html", page(self.recipe, self.plan, self.sought, trials, best, written(options)))
+        shown = page(self.recipe, self.plan, self.sought, trials, best, written(options), left)
+        self.home.write("report.html", shown)
         if all(trial.status in (FINISHED, STOPPED) for trial in trials) and len(trials) == self.plan.count:
             # The names kept the trials from `gc` while the sweep could still need them.
             self.store.place.remove(f"refs/{slug(self.recipe)}/{self._names}")
-        return Found(
-            self.sought.identity, best, trials, f"{self.recipe}/{slug(self.name)}", step.address, self.made, self.home
-        )
+        name = f"{self.recipe}/{slug(self.name)}"
+        return Found(self.sought.identity, best, trials, name, step.address, self.made, left, self.home)
 
 
 def _numbered(step: Step, number: int) -> Step:

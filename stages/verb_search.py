@@ -33,6 +33,9 @@ class Options(Common):
     search_seed: Annotated[int, tyro.conf.arg(help="of what is drawn")] = 0
     at_once: Annotated[int | None, tyro.conf.arg(help="trials side by side; as many as fit")] = None
     name: Annotated[str, tyro.conf.arg(help="what the winner is called")] = "best"
+    hours: Annotated[float | None, tyro.conf.arg(help="after which no trial begins; again: goes on")] = None
+    register: Annotated[str | None, tyro.conf.arg(help="put the winner into MLflow's registry under this name")] = None
+    alias: Annotated[str, tyro.conf.arg(help="of the winner there, which it takes over")] = "best"
 
 
 def search(words: list[str]) -> int:
@@ -58,6 +61,9 @@ def search(words: list[str]) -> int:
         at_once=given.at_once,
         watched=given.watch,
         name=given.name,
+        hours=given.hours,
+        register=given.register,
+        alias=given.alias,
     )
     counts = Counter(trial.status for trial in found.trials)
     where = str(Path(found.place.root)) if found.place.is_local else without_password(found.place.url)
@@ -67,7 +73,9 @@ def search(words: list[str]) -> int:
     shown = ", ".join(f"{counts[status]} {text}" for status, text in STATUSES.items() if counts[status])
     print(f"trial {found.best.number} of {len(found.trials)} ({shown}), {found.made} steps run, ", end="")
     print(f"{time.monotonic() - start:.0f} s")
-    print(f"model: {found.name}")
+    if found.left:
+        print(f"{found.left} trials are left: the time was over, and the same command goes on with them")
+    print(f"model: {found.name}{f', {found.registered}' if found.registered else ''}")
     print(f"options: {where}/best.yaml")
     print(f"report: {where}/report.html", flush=True)
     if given.json:
@@ -84,6 +92,8 @@ def search(words: list[str]) -> int:
             "address": found.address,
             "trials": trials,
             "steps": {"run": found.made},
+            "left": found.left,
+            "registered": found.registered or None,
             "options": f"{where}/best.yaml",
             "report": f"{where}/report.html",
             "seconds": round(time.monotonic() - start, 2),

@@ -10,14 +10,12 @@ from typing import Annotated, Any
 
 import tyro
 import yaml
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from pipeline import config, flat, graph
 from pipeline.engine.track import without_password
 from pipeline.graph import Given, Step
-from pipeline.store import Damaged, Store, StoreError
+from pipeline.store import Store, StoreError
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.progress import watch
@@ -153,52 +151,6 @@ def _moved(store: Store, old: str, new: str, prefix: str) -> list[tuple[str, Any
 
 
 @dataclass(frozen=True)
-class List:
-    """List artifacts, newest last, with the names that lead to them."""
-
-    store: StoreOption = "runs"
-    json: JsonOption = False
-
-
-def ls(words: list[str]) -> int:
-    """`kintsugi ls`."""
-    asked = parse(List, words, "kintsugi ls", List.__doc__ or "")
-    store = Store(asked.store)
-    named: dict[str, list[str]] = {}
-    for name, address in store.refs().items():
-        named.setdefault(address, []).append(name)
-    rows: list[dict[str, Any]] = [
-        _row(store, address) | {"names": named.get(address, [])} for address in store.addresses()
-    ]
-    rows.sort(key=lambda row: row["created"] or "")
-    if not rows:
-        _say_empty(store)
-    if asked.json:
-        print(json.dumps(rows))
-        return 0
-    table = Table("address", "created", "size", "names", box=None)
-    for row in rows:
-        created = row["created"] or ("damaged" if row["damaged"] else "unreadable")
-        table.add_row(row["address"], created, _size(row["bytes"]), ", ".join(row["names"]) or row["label"])
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
-    for row in rows:
-        if row["error"]:
-            print(f"kintsugi: {without_password(row['error'])}", file=sys.stderr)
-    return 0
-
-
-def _row(store: Store, address: str) -> dict[str, Any]:
-    """What `ls` says of an artifact, or of what stands in its place."""
-    row = {"address": address, "label": "", "created": None, "bytes": 0, "damaged": False, "error": None}
-    try:
-        manifest = store.artifact(address).manifest
-    except StoreError as error:
-        return row | {"damaged": isinstance(error, Damaged), "error": str(error)}
-    size = sum(file["bytes"] for file in manifest["files"].values())
-    return row | {"label": manifest["label"], "created": manifest["created"], "bytes": size}
-
-
-@dataclass(frozen=True)
 class Collect:
     """List what no name leads to and unfinished attempts of dead writers; with --yes, delete them."""
 
@@ -214,7 +166,7 @@ def gc(words: list[str]) -> int:
     store = Store(asked.store)
     garbage = store.garbage(damaged=asked.damaged)
     if not garbage and not store.addresses():
-        _say_empty(store)
+        say_empty(store)
     if asked.yes:
         for name in garbage:
             store.place.remove(name)
@@ -227,7 +179,7 @@ def gc(words: list[str]) -> int:
     return 0
 
 
-def _say_empty(store: Store) -> None:
+def say_empty(store: Store) -> None:
     """Another folder than the one that was meant looks like a store without artifacts."""
     print(f"kintsugi: there are no artifacts in {store.url}: is another store meant by --store?", file=sys.stderr)
 
@@ -253,11 +205,3 @@ def make(store: Store, target: Step) -> Any:
         finally:
             progress.close()
     return store.artifact(target.address)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

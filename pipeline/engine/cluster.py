@@ -44,6 +44,7 @@ LOCAL = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 STORE_BYTES = 1 << 30
+BOARDS = "kintsugi-boards"  # the namespace of all processes' boards
 PATIENCE = 15.0  # seconds in which workers may write a checkpoint when a person ends the run
 STARTED = threading.Event()  # whether the cluster is one that `connect` started and will end
 TRAINING: dict[str, threading.Event] = {}  # the topics of what is being trained; set when it is to end
@@ -214,6 +215,7 @@ def board() -> Any:
         def __init__(self) -> None:
             self.posts: dict[str, list[dict[str, Any]]] = {}
             self.over: set[str] = set()
+            self.going = 0
 
         def post(self, topic: str, content: dict[str, Any]) -> None:
             self.posts.setdefault(topic, []).append(content)
@@ -227,7 +229,13 @@ def board() -> Any:
         def ended(self, topic: str) -> bool:
             return topic in self.over
 
-    return Board.options(scheduling_strategy=here).remote()
+        def sweeps(self, more: int = 0) -> int:
+            """How many this process has going, after so many more."""
+            self.going += more
+            return self.going
+
+    name = uuid.uuid4().hex  # so that others' sweeps find it
+    return Board.options(scheduling_strategy=here, name=name, namespace=BOARDS).remote()
 
 
 def call(scale: Scale, function: Callable[..., T], *arguments: Any, fresh: bool = False) -> T:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SEARCHERS = ("random", "grid", "optuna")
 SCHEDULERS = ("none", "asha")
 FIRST_RUNG, KEPT = 10, 3  # percent of the watched training; one of so many goes on from each rung
+MANY = 1 << 30
 UNGUIDED = 8  # trials that Optuna draws at random before it models any
 
 
@@ -33,6 +35,7 @@ class Plan:
         mode: min or max, of the metric.
         seed: of what is drawn.
         at_once: trials side by side.
+        hours: after which no trial begins, and one that the scheduler may stop is interrupted; None: no end.
 
     Raises:
         ConfigError: these do not go together.
@@ -45,6 +48,7 @@ class Plan:
     mode: str = "min"
     seed: int = 0
     at_once: int = 1
+    hours: float | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("searcher", SEARCHERS), ("scheduler", SCHEDULERS), ("mode", ("min", "max"))):
@@ -52,6 +56,8 @@ class Plan:
                 raise ConfigError(f"--{name} is {getattr(self, name)}: give {' or '.join(known)}")
         if self.trials is not None and self.trials < 1:
             raise ConfigError(f"--trials is {self.trials}: give at least 1")
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise ConfigError(f"--hours is {self.hours:g}: give more than 0, or leave it out")
         for path, space in self.spaces.items():
             if self.searcher == "grid" and not space.finite:
                 raise ConfigError(f"--over {path}: a grid needs listed values, not {space}: write choice(...)")
@@ -76,8 +82,13 @@ class Plan:
         return whole if self.trials is None else min(whole, self.trials)
 
 
-def searcher(plan: Plan, ledger: Ledger) -> Searcher:
-    """Gives Tune the trials, and the library's searcher what came of them."""
+def searcher(
+    plan: Plan, ledger: Ledger, share: Callable[[], int] = lambda: MANY, late: Callable[[], bool] = lambda: False
+) -> Searcher:
+    """Gives Tune the trials, and the library's searcher what came of them.
+
+    `share` says how many may be going now (at least one is), `late` whether no other may begin.
+    """
     from ray.tune.search import Searcher
 
     class Source(Searcher):
@@ -88,11 +99,16 @@ def searcher(plan: Plan, ledger: Ledger) -> Searcher:
             self.again = [trial for trial in ledger.of(RUNNING, FAILED) if trial.number < plan.count]
             self.next = max(ledger.trials, default=-1) + 1
             self.given: dict[str, Trial] = {}
+            self.going: set[str] = set()
             self.asked: set[str] = set()
             self.optuna = _optuna(plan, ledger) if plan.searcher == "optuna" else None
             self.listed = [] if self.optuna else _listed(plan)
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            if late():
+                return Searcher.FINISHED  # pyright: ignore[reportReturnType]
+            if self.going and len(self.going) >= share():
+                return None  # Tune asks again
             if self.again:
                 old = self.again.pop(0)
                 trial = Trial(old.number, old.options, address=old.address, made=old.made)
@@ -103,6 +119,7 @@ def searcher(plan: Plan, ledger: Ledger) -> Searcher:
                 self.next += 1
             ledger.write(trial)
             self.given[trial_id] = trial
+            self.going.add(trial_id)
             return {"number": trial.number, "topic": f"trial {trial.number} {trial_id}"}
 
         def _draw(self, trial_id: str) -> dict[str, Any]:
@@ -113,6 +130,7 @@ def searcher(plan: Plan, ledger: Ledger) -> Searcher:
 
         def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
             value = (result or {}).get("value")
+            self.going.discard(trial_id)
             if self.optuna is None:
                 return
             if trial_id in self.asked:  # no value: it was stopped early, or failed

@@ -179,6 +179,7 @@ def _versions(client: Any, name: str) -> Iterator[Any]:
 def _added(client: Any, model: Drawing, name: str) -> str:
     """A new version, that of the run that made the model, where there is one."""
     from mlflow.entities import LoggedModelOutput
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
     run = _run(client, model.address)
     experiment = run.info.experiment_id if run is not None else _by_hand(client)
@@ -197,7 +198,7 @@ def _added(client: Any, model: Drawing, name: str) -> str:
     if run_id is not None:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     source, told = f"models:/{logged.model_id}", f"`{model.address}`; `kintsugi show` says what it was made with."
-    with _quiet():
+    with _quiet(), _use_tracking_uri(client.tracking_uri):  # a database looks for the model wherever MLflow points to
         made = client.create_model_version(
             name, source, run_id, {**tags, SHAPE: str(list(model.shape))}, description=told, model_id=logged.model_id
         )

@@ -10,6 +10,7 @@ seconds, and what is lost with it would be done again.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine import cluster
 from pipeline.engine.draws import Plan, scheduler, searcher
 from pipeline.engine.ledger import FAILED, FINISHED, STOPPED, Ledger, Trial
+from pipeline.engine.sharing import sweeping
 from pipeline.graph import Enough
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-PROXY_CPUS = 0.01  # Tune refuses 0
+PROXY = {"memory": 1e6}  # bytes: Tune refuses nothing at all, and a core it would take from who needs all of them
 LOOK = 0.2  # seconds between two looks at what a trial posts
 
 
@@ -43,7 +45,7 @@ class Turn:
 
     def __init__(self, trial: Trial, topic: str):
         self.trial, self.topic = trial, topic
-        self.stopped, self.lost, self.interrupted = threading.Event(), "", False
+        self.stopped, self.lost, self.interrupted, self.late = threading.Event(), "", False, False
         self.last: dict[str, Any] = {}
         self.start = time.monotonic()
 
@@ -67,8 +69,17 @@ class Turn:
 Drive = Callable[[Turn], float]
 
 
-def sweep(plan: Plan, ledger: Ledger, drive: Drive, listen: Callable[[Trial], None], say: Callable[[Any], str]) -> None:
-    """Do what is left of a sweep; how its trials ended is in the ledger.
+def sweep(
+    plan: Plan,
+    ledger: Ledger,
+    drive: Drive,
+    listen: Callable[[Trial], None],
+    say: Callable[[Any], str],
+    until: float = math.inf,
+) -> None:
+    """Do what is left of a sweep, or what there is time for; how its trials ended is in the ledger.
+
+    Where other sweeps have trials on the same cluster, this one takes its part of `plan.at_once`.
 
     Args:
         plan: how.
@@ -77,6 +88,8 @@ def sweep(plan: Plan, ledger: Ledger, drive: Drive, listen: Callable[[Trial], No
             alone, but `Enough`, which it raises when its turn's `check` or `post` did.
         listen: told of each trial that starts and ends.
         say: an exception as a sentence.
+        until: the moment of `time.monotonic()` after which no trial begins. Those that a scheduler may stop are
+            interrupted then, and go on when the sweep does; others end in peace.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -86,13 +99,17 @@ def sweep(plan: Plan, ledger: Ledger, drive: Drive, listen: Callable[[Trial], No
     left = plan.count - len([t for t in ledger.of(FINISHED, STOPPED) if t.number < plan.count])
     if left <= 0:
         return
-    turns = _Turns(ledger, drive, listen, say)
-    proxy = tune.with_resources(tune.with_parameters(_proxy, board=cluster.board()), {"CPU": PROXY_CPUS})
-    with tempfile.TemporaryDirectory(prefix="kintsugi-tune-", ignore_cleanup_errors=True) as folder:
+    patient = plan.scheduler == "none"
+    turns = _Turns(ledger, drive, listen, say, math.inf if patient else until)
+    proxy = tune.with_resources(tune.with_parameters(_proxy, board=cluster.board()), PROXY)
+    with (
+        tempfile.TemporaryDirectory(prefix="kintsugi-tune-", ignore_cleanup_errors=True) as folder,
+        sweeping() as sweeps,
+    ):
         tuner = tune.Tuner(
             proxy,
             tune_config=tune.TuneConfig(
-                search_alg=searcher(plan, ledger),
+                search_alg=searcher(plan, ledger, lambda: plan.at_once // sweeps(), lambda: time.monotonic() >= until),
                 scheduler=scheduler(plan, ledger),
                 num_samples=left,
                 max_concurrent_trials=plan.at_once,
@@ -123,6 +140,7 @@ class _Turns:
     drive: Drive
     listen: Callable[[Trial], None]
     say: Callable[[Any], str]
+    until: float = math.inf
     turns: dict[int, tuple[Turn, threading.Thread]] = field(default_factory=dict)
 
     def begin(self, number: int, topic: str) -> None:
@@ -144,6 +162,15 @@ class _Turns:
         if thread.is_alive():
             turn.lost = lost
             turn.stopped.set()
+
+    def look(self) -> None:
+        """Interrupt what is going when the time is over."""
+        if time.monotonic() < self.until:
+            return
+        for turn, thread in self.turns.values():
+            if thread.is_alive() and not turn.stopped.is_set():
+                turn.late = True
+                turn.stopped.set()
 
     def interrupt(self) -> None:
         """Let trials end after what they are doing; they go on when the sweep does."""
@@ -167,6 +194,9 @@ class _Turns:
         except BaseException as error:
             if turn.interrupted or isinstance(error, KeyboardInterrupt):
                 return  # it goes on when the sweep does
+            if turn.late and isinstance(error, Enough):  # and so does this
+                turn.send({"over": True})
+                return
             if turn.stopped.is_set() and not turn.lost:
                 trial.status = STOPPED
             else:
@@ -196,6 +226,9 @@ def _callback(turns: _Turns) -> Callback:
     from ray import tune
 
     class Watch(tune.Callback):
+        def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+            turns.look()
+
         def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             turns.begin(trial.config["number"], trial.config["topic"])
 

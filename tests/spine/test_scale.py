@@ -90,3 +90,16 @@ def test_what_may_take_all_there_is_runs_alone_and_asks_for_no_more_than_it_must
     schedule = Schedule(steps, Store(f"memory://{uuid.uuid4().hex}"), capacity)
     started = [found[0] for found in schedule.next()]
     assert started == steps if beside else started == steps[:1]
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "occupied"),
+    [(1, 0, 0), (2, 1, 2), (1, 2, 2), (1, 0.5, 0.5), (3, 0.6, 3), (1, 0.4, 0.5), (2, 1 / 3, 2 / 3), (1, 0.1, 0.1)],
+)
+def test_of_parts_of_a_device_only_whole_ones_fit(workers, gpus, occupied):
+    assert Scale(workers, gpus=gpus).occupied == pytest.approx(occupied)
+
+
+def test_a_device_and_a_half_are_refused():
+    with pytest.raises(ValueError, match=r"a part of one device, or whole ones \(--scale.gpus\)"):
+        Scale(gpus=1.5)
