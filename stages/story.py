@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import config
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.shards import read_shard
+from pipeline.engine import preview
 from pipeline.engine.ancestry import ancestry
 from pipeline.engine.histories import Points, histories
 from pipeline.engine.pictures import courses, grid, pixels
@@ -159,6 +160,11 @@ def training(trained: Mapping[str, Artifact], told: Mapping[str, Points]) -> lis
         rows.append([one.manifest["label"], trained_on(one), found.get("loss", ""), round(one.seconds, 1)])
     curves = {trained[at].manifest["label"]: points for at, points in told.items() if len(points) > 1}
     pictures = [("loss while training", courses(curves, "images seen", "loss"))] if curves else []
+    for one in trained.values():
+        for file in one.names():
+            if file.startswith(f"{preview.FOLDER}/"):
+                seen = int(file.removeprefix(f"{preview.FOLDER}/").removesuffix(".png"))
+                pictures.append((f"{one.manifest['label']} after {seen:,} images, from the same noise", one.read(file)))
     missing = [] if curves else ["MLflow has no curves of these trainings."]
     return [Section("Training", missing, ["model", "images seen", "last loss", "seconds"], rows, pictures)]
 
