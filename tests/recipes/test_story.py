@@ -92,8 +92,7 @@ def test_what_was_deleted_since_is_passed_over_and_said(run, tmp_path):
         stories.story(poor, ingest, "gone")
 
 
-def test_what_a_model_drew_while_it_learned_is_shown_in_time(run, tmp_path):
-    target, store = run
+def test_what_a_model_drew_while_it_learned_is_shown_in_time(tmp_path):
     files = {name(300): b"later", name(64): b"first", "metrics.json": b'{"images": 320, "loss": 0.5}'}
     one = kept.artifact(tmp_path / "made", files, {})
     one.manifest["label"] = "model"
