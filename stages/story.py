@@ -22,6 +22,7 @@ from pipeline.learning.weights import DESCRIPTION
 from pipeline.physics.corruption import Clean, Corruption
 from pipeline.store import Artifact, Store, StoreError
 from stages.gallery import measured, originals
+from stages.sets import LOOKED
 
 SHOWN = 16  # rows of a set
 HEAD = 12  # numbers that are shown first
@@ -139,9 +140,9 @@ def _looked_at(store: Store, one: Artifact) -> Section:
     if isinstance(corruption, Clean):
         return Section(f"What went in: {title}", said, pictures=drawn)
     try:
-        before = originals(store.artifact(one.manifest["needs"]["data"]), rows.ids)
-    except StoreError:
-        said.append("What it was made from is not in the store any more: only what is left is shown.")
+        before = originals(store.artifact(one.manifest["needs"]["data"]), rows.ids, LOOKED)
+    except (StoreError, LookupError):
+        said.append("What it was made from is not in the store any more, or far into a large set: it is not shown.")
         return Section(f"What went in: {title}", said, pictures=drawn)
     found, drawn = measured(corruption, before, rows)
     if found.get("observed", 0.0) > 1 - 1e-6:  # nothing is hidden
