@@ -44,9 +44,9 @@ def story(store: Store, address: str, title: str, links: Sequence[tuple[str, str
     if metrics:
         shown: list[list[str | float | int | Link]] = [[key, value] for key, value in metrics.items()]
         report.parts.append(Section("What came of it", header=["metric", "value"], rows=shown[:HEAD]))
-    needs = {
-        one.manifest["label"]: [made[n].manifest["label"] for n in needed(one) if n in made] for one in made.values()
-    }
+    needs: dict[str, list[str]] = {}
+    for one in made.values():  # the sets of several seeds have one label
+        needs.setdefault(one.manifest["label"], []).extend(made[n].manifest["label"] for n in needed(one) if n in made)
     kinds = {one.manifest["label"]: kind(one) for one in made.values()}
     told = ["Yellow: data; blue: models; grey: what was measured. Every step stands below all that it was made from."]
     report.parts.append(Section("What was made from what", told, pictures=[("lineage", ancestry(needs, kinds))]))
