@@ -3,7 +3,7 @@
     python benchmarks/tracking.py --repeats 5
 
 Each run is the same loop of small steps (a convolution, forwards and backwards, on one core) which tells the tracker
-four metrics a step and a picture every hundredth: far more than a trainer says, which posts now and then. The ways are
+four metrics `--posts` times and five pictures, as a training does (`--posts 600` tells it at every step). The ways are
 interleaved. Of a busy machine the processor's time says more: that of the tracker's calls and of the delivering thread,
 over that of the steps; that of making the run is part of it. `MLFLOW_TRACKING_URI` names the server that answers
 (`mlflow server` on this machine); the others are made here. Closing is measured apart. Linux.
@@ -40,8 +40,8 @@ class Nobody:
         return None
 
 
-def main(repeats: int = 5, steps: int = 600, side: int = 24, batch: int = 64) -> None:
-    """Print a line a run, then medians and ranges."""
+def main(repeats: int = 5, steps: int = 600, side: int = 24, batch: int = 64, posts: int = 50) -> None:
+    """Print a line a run, then medians and ranges; a training posts fifty times, however long it is."""
     torch.set_num_threads(1)
     server = os.environ["MLFLOW_TRACKING_URI"]
     with socket.socket() as free, socket.socket() as silent:
@@ -57,7 +57,7 @@ def main(repeats: int = 5, steps: int = 600, side: int = 24, batch: int = 64) ->
         taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in uris}
         for repeat in range(repeats + 1):
             for name in sorted(uris, key=lambda name: (list(uris).index(name) + repeat) % len(uris)):
-                found = one(uris[name], repeat, steps, side, batch)
+                found = one(uris[name], repeat, steps, side, batch, posts)
                 line = f"{found[0]:8.3f} ms a step {100 * found[1]:6.2f}% of the processor {found[2]:6.1f} s to close"
                 print(f"{repeat or 'warm-up':<8}{name:<16}{line}", flush=True)
                 if repeat:
@@ -71,7 +71,7 @@ def main(repeats: int = 5, steps: int = 600, side: int = 24, batch: int = 64) ->
         print(f"| {name} | {told([100 * share for share in shares], 2)}% | {told(wall, 2)} | {told(closing, 1)} |")
 
 
-def one(uri: str | None, repeat: int, steps: int, side: int, batch: int) -> tuple[float, float, float]:
+def one(uri: str | None, repeat: int, steps: int, side: int, batch: int, posts: int) -> tuple[float, float, float]:
     """(milliseconds a step, processor time of tracking over that of the steps, seconds that closing took)."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         earlier = {thread: consumed(thread) for thread in threads()}
@@ -86,8 +86,9 @@ def one(uri: str | None, repeat: int, steps: int, side: int, batch: int) -> tupl
             loss.backward()
             optim.step()
             value, before = loss.item(), time.thread_time()
-            tracker.metrics({"loss": value, "lr": 1e-3, "gradient": value, "rate": 1.0}, at=(step + 1) * batch)
-            if step % 100 == 0:
+            if step % max(1, steps // posts) == 0:
+                tracker.metrics({"loss": value, "lr": 1e-3, "gradient": value, "rate": 1.0}, at=(step + 1) * batch)
+            if step % max(1, steps // 5) == 0:
                 tracker.picture(f"{step}.png", b"\x89PNG" + bytes(20_000))
             inside += time.thread_time() - before
         spent, busy = time.perf_counter() - start, time.thread_time() - busy

@@ -117,16 +117,21 @@ def _observed(A: LinearMap, shape: tuple[int, ...]) -> float:
     return float(A.project(z).square().sum() / z.square().sum())
 
 
-def originals(clean: Artifact, ids: tuple[str, ...]) -> Examples:
-    """The rows with these ids, in their order: the shards are searched from the first, where those of a part begin."""
+def originals(clean: Artifact, ids: tuple[str, ...], shards: int | None = None) -> Examples:
+    """The rows with these ids, in their order: the shards are searched from the first, where those of a part begin.
+
+    Raises: LookupError: they are not in the first so many `shards`.
+    """
     missing, parts = set(ids), []
-    for i in Manifest.open(clean.file).filled().tolist():
+    for i in Manifest.open(clean.file).filled()[:shards].tolist():
         (here,) = ids_of(clean.place.open, [i])
         if places := [k for k, text in enumerate(here) if text in missing]:
             parts.append(read_shard(clean.file(name(i)), name(i)).take(places))
             missing -= set(here)
         if not missing:
             break
+    if missing:
+        raise LookupError(f"{len(missing)} of {len(ids)} rows are not in {clean.address}, as far as it was read")
     found = Examples.concat(parts)
     where = {text: k for k, text in enumerate(found.ids)}
     return found.take([where[text] for text in ids])

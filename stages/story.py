@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import config
 from pipeline.data.manifest import Manifest, name
 from pipeline.data.shards import read_shard
+from pipeline.engine import preview
 from pipeline.engine.ancestry import ancestry
 from pipeline.engine.histories import Points, histories
 from pipeline.engine.pictures import courses, grid, pixels
@@ -21,6 +22,7 @@ from pipeline.learning.weights import DESCRIPTION
 from pipeline.physics.corruption import Clean, Corruption
 from pipeline.store import Artifact, Store, StoreError
 from stages.gallery import measured, originals
+from stages.sets import LOOKED
 
 SHOWN = 16  # rows of a set
 HEAD = 12  # numbers that are shown first
@@ -42,9 +44,9 @@ def story(store: Store, address: str, title: str, links: Sequence[tuple[str, str
     if metrics:
         shown: list[list[str | float | int | Link]] = [[key, value] for key, value in metrics.items()]
         report.parts.append(Section("What came of it", header=["metric", "value"], rows=shown[:HEAD]))
-    needs = {
-        one.manifest["label"]: [made[n].manifest["label"] for n in needed(one) if n in made] for one in made.values()
-    }
+    needs: dict[str, list[str]] = {}
+    for one in made.values():  # the sets of several seeds have one label
+        needs.setdefault(one.manifest["label"], []).extend(made[n].manifest["label"] for n in needed(one) if n in made)
     kinds = {one.manifest["label"]: kind(one) for one in made.values()}
     told = ["Yellow: data; blue: models; grey: what was measured. Every step stands below all that it was made from."]
     report.parts.append(Section("What was made from what", told, pictures=[("lineage", ancestry(needs, kinds))]))
@@ -138,9 +140,9 @@ def _looked_at(store: Store, one: Artifact) -> Section:
     if isinstance(corruption, Clean):
         return Section(f"What went in: {title}", said, pictures=drawn)
     try:
-        before = originals(store.artifact(one.manifest["needs"]["data"]), rows.ids)
-    except StoreError:
-        said.append("What it was made from is not in the store any more: only what is left is shown.")
+        before = originals(store.artifact(one.manifest["needs"]["data"]), rows.ids, LOOKED)
+    except (StoreError, LookupError):
+        said.append("What it was made from is not in the store any more, or far into a large set: it is not shown.")
         return Section(f"What went in: {title}", said, pictures=drawn)
     found, drawn = measured(corruption, before, rows)
     if found.get("observed", 0.0) > 1 - 1e-6:  # nothing is hidden
@@ -159,6 +161,11 @@ def training(trained: Mapping[str, Artifact], told: Mapping[str, Points]) -> lis
         rows.append([one.manifest["label"], trained_on(one), found.get("loss", ""), round(one.seconds, 1)])
     curves = {trained[at].manifest["label"]: points for at, points in told.items() if len(points) > 1}
     pictures = [("loss while training", courses(curves, "images seen", "loss"))] if curves else []
+    for one in trained.values():
+        for file in one.names():
+            if file.startswith(f"{preview.FOLDER}/"):
+                seen = int(file.removeprefix(f"{preview.FOLDER}/").removesuffix(".png"))
+                pictures.append((f"{one.manifest['label']} after {seen:,} images, from the same noise", one.read(file)))
     missing = [] if curves else ["MLflow has no curves of these trainings."]
     return [Section("Training", missing, ["model", "images seen", "last loss", "seconds"], rows, pictures)]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine import cluster, machine
+from pipeline.engine import cluster, machine, preview
 from pipeline.engine.conceded import Conceded, conceding
 from pipeline.engine.kept import checkpoints
 from pipeline.engine.pulse import END, PULSE, SAVE, Alarm, Order
@@ -190,6 +190,11 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             if rank == 0:
                 how["out"].write(name, data)
 
+        def draw(state: State) -> None:
+            if png := preview.preview(state.average, min(preview.COUNT, cadence.batch)):
+                write(preview.name(state.images), png)
+                how["board"].post.remote(how["topic"], {"picture": preview.name(state.images), "png": png})
+
         hooks = []
         if rank == 0:
             rate, held = Rate(course), course.held
@@ -201,6 +206,8 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
         if rank == 0 or divided:  # what is divided is brought together by all
             if cadence.averages is not None:  # before the checkpoint after which they would not be made again
                 hooks.append(Every(cadence.averages, lambda state, metrics: write(*written(state))))
+            if not divided:  # before the checkpoint, too
+                hooks.append(Every(cadence.checkpoint, lambda state, metrics: draw(state)))
             hooks.append(Every(cadence.checkpoint, lambda state, metrics: keep(state)))
         with PULSE:
             wrapped = None

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from doubles import Silent
 from PIL import Image
-from test_cli_models import _Quiet
 
 from pipeline.data.records import Examples
 from pipeline.diffusion.guide import ClassifierFree
@@ -31,7 +31,7 @@ from stages.sample import Sample
 @pytest.fixture
 def models(kintsugi, monkeypatch):
     """The command with models in the store, of three, two and no classes; all is done in this process."""
-    monkeypatch.setattr(track, "Tracking", _Quiet)
+    monkeypatch.setattr(track, "Tracking", Silent)
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((2.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given: function(*given))
     monkeypatch.setattr(tasks, "each", lambda function, items, at: map(function, items))

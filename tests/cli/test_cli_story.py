@@ -11,19 +11,11 @@ from doubles import Silent
 from pipeline.engine import cluster, track
 
 
-class Drawn(Silent):
-    def picture(self, name, png):
-        pass
-
-    def card(self, name, content):
-        pass
-
-
 @pytest.fixture
 def alone_cli(kintsugi, monkeypatch):
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given, **how: function(*given))
-    monkeypatch.setattr(track, "Tracking", Drawn)
+    monkeypatch.setattr(track, "Tracking", Silent)
     return kintsugi
 
 

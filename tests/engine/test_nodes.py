@@ -50,6 +50,8 @@ class Seen:
             losses[at] = values["loss"]
     def warn(self, text):
         pass
+    def picture(self, name, png):
+        pass
 
 @dataclass(frozen=True)
 class Learn(Stage):

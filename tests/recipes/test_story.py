@@ -10,11 +10,13 @@ import subprocess
 from itertools import pairwise
 
 import alone
+import kept
 import pytest
 from PIL import Image
 
 from pipeline.backbones import mlp
 from pipeline.engine import ancestry
+from pipeline.engine.preview import name
 from pipeline.engine.report import Link, Report, Section
 from pipeline.graph import walk
 from pipeline.store import Store
@@ -88,6 +90,19 @@ def test_what_was_deleted_since_is_passed_over_and_said(run, tmp_path):
     assert ingest not in stories.upstream(poor, target.address)
     with pytest.raises(ValueError, match="is not in"):
         stories.story(poor, ingest, "gone")
+
+
+def test_what_a_model_drew_while_it_learned_is_shown_in_time(tmp_path):
+    files = {name(300): b"later", name(64): b"first", "metrics.json": b'{"images": 320, "loss": 0.5}'}
+    one = kept.artifact(tmp_path / "made", files, {})
+    one.manifest["label"] = "model"
+    (part,) = stories.training({"made/made": one}, {"made/made": [(64, 1.0), (320, 0.5)]})
+    assert [png for _, png in part.pictures[1:]] == [b"first", b"later"]
+    assert [caption.split(",")[0] for caption, _ in part.pictures[1:]] == [
+        "model after 64 images",
+        "model after 300 images",
+    ]
+    assert part.texts == []
 
 
 def test_in_the_picture_each_step_stands_below_what_it_was_made_from(monkeypatch):
