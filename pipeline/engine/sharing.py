@@ -1,4 +1,4 @@
-"""Several sweeps on one cluster, of one process or of many: each is counted, and takes its part of the room."""
+"""Several sweeps on one cluster, from many drivers: each is counted, and takes its part of the room."""
 
 from __future__ import annotations
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+from types import SimpleNamespace
 
+import pytest
+import ray
+
+from pipeline.engine import cluster, sharing, tune
 from pipeline.engine.draws import Plan, searcher
 from pipeline.engine.ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger, Trial
 from pipeline.engine.spaces import read
@@ -80,3 +85,66 @@ def test_optuna_is_told_what_is_known_and_draws_nothing_twice(home):
     late = [t for t in Ledger(home).trials.values() if t.number >= 35]
     assert sum(t.options["y"] == "b" for t in late) > len(late) / 2
     assert sum(abs(t.options["x"] - 1) < 2 for t in late) > len(late) / 2, "it learns where the metric is small"
+
+
+def test_others_get_their_part_of_the_cluster_and_nobody_nothing(home):
+    room = [3]
+    source = searcher(Plan(SPACES, 5), Ledger(home), lambda: room[0])
+    assert [bool(source.suggest(name)) for name in "abcd"] == [True, True, True, False]
+    room[0] = 1  # another sweep came
+    source.on_trial_complete("a", {"value": 1.0})
+    assert source.suggest("e") is None
+    source.on_trial_complete("b", {"value": 1.0})
+    assert source.suggest("f") is None
+    room[0] = 0  # and more than there is room for
+    source.on_trial_complete("c", None, error=True)
+    assert source.suggest("g")["number"] == 3
+    room[0] = 2
+    assert source.suggest("h")["number"] == 4
+    assert Ledger(home).trials.keys() == {0, 1, 2, 3, 4}
+
+
+def test_when_the_time_is_over_no_trial_begins(home):
+    late = [False]
+    source = searcher(Plan(SPACES, 5), Ledger(home), late=lambda: late[0])
+    assert source.suggest("a")["number"] == 0
+    late[0] = True
+    assert source.suggest("b") == "FINISHED"
+    assert [trial.status for trial in Ledger(home).trials.values()] == [RUNNING]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_may_be_stopped_is_interrupted_when_the_time_is_over_and_goes_on(one_ray, home, monkeypatch):
+    clock = SimpleNamespace(at=0.0)
+    monkeypatch.setattr(tune, "time", SimpleNamespace(monotonic=lambda: clock.at, sleep=time.sleep))
+    counted = []
+
+    def drive(turn):
+        counted.append(sharing._counted())
+        if turn.trial.number == 1:
+            clock.at = 200.0
+        turn.post(10, 1.0)
+        if clock.at and turn.stopped.wait(60):
+            turn.check()
+        return 1.0
+
+    plan = Plan(SPACES, None, "grid", "asha")
+    sweep(plan, Ledger(home), drive, lambda trial: None, str, until=100.0)
+    known = Ledger(home).trials
+    assert {number: trial.status for number, trial in known.items()} == {0: FINISHED, 1: RUNNING}
+    assert counted == [1, 1]
+    assert sharing._counted() == 0
+    other = cluster.board.__wrapped__()  # as another process has one
+    ray.get(other.sweeps.remote(2))
+    with sharing.sweeping() as count:
+        assert count() == 3
+        ray.kill(other)
+        until = time.monotonic() + 60
+        while sharing._counted() != 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert sharing._counted() == 1, "who died is counted"
+    sweep(plan, Ledger(home), lambda turn: 2.0, lambda trial: None, str, until=300.0)
+    after = Ledger(home).trials
+    assert [trial.value for _, trial in sorted(after.items())] == [1.0, 2.0, 2.0, 2.0, 2.0]
+    assert after[1].options == known[1].options
