@@ -100,6 +100,7 @@ def connect() -> Iterator[tuple[float, float]]:
         signal.signal(signal.SIGTERM, _stop)  # Ray's own handler, set just now, would abort with a dump
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="ray")
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # nothing else names a scheduling strategy
     ray.data.DataContext.get_current().print_on_execution_start = False
     try:
         board()  # now, by one thread: steps that start together must not make two

@@ -27,10 +27,10 @@ def spared(scale: Scale, workers: int) -> dict[str, str] | None:
     return {NODE: f"!in({','.join(rich)})"} if room >= workers else None
 
 
-def strategy(scale: Scale) -> str:
+def strategy(scale: Scale) -> dict[str, str]:
     """Ray Data's way to place a step's tasks: over all machines alike, or as Ray prefers where they differ."""
     plain, rich = _kinds()
-    return "DEFAULT" if plain and rich and not scale.gpus else "SPREAD"
+    return {"scheduling_strategy": "DEFAULT"} if plain and rich and not scale.gpus else {}
 
 
 def staying() -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def each(
     if load is None:
         tasks = ray.data.TaskPoolStrategy(size=max(1, int(at.scale.total[0])))
         tried = _Tried(partial(_aloud, function, board, topic))
-        dataset = dataset.map(tried, compute=tasks, scheduling_strategy=where)
+        dataset = dataset.map(tried, compute=tasks, **where)
     else:
         dataset = dataset.map(
             _Loaded,  # pyright: ignore[reportArgumentType]
@@ -60,7 +60,7 @@ def each(
             compute=ray.data.ActorPoolStrategy(size=min(at.scale.workers, len(rows))),
             num_cpus=at.scale.cpus,
             num_gpus=at.scale.gpus,
-            scheduling_strategy=where,
+            **where,
         )
     del rows
     with relayed(board, topic, at.tracker):

@@ -213,5 +213,5 @@ def test_only_where_machines_differ_is_data_not_spread_over_all(monkeypatch, gon
     ]
     monkeypatch.setattr(machines.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(machines.state, "get_draining_nodes", lambda: {})
-    assert machines.strategy(Scale()) == want
-    assert machines.strategy(Scale(gpus=1)) == "SPREAD"
+    assert machines.strategy(Scale()).get("scheduling_strategy", "SPREAD") == want
+    assert machines.strategy(Scale(gpus=1)) == {}
