@@ -45,7 +45,7 @@ def each(
 
     if not items:
         return
-    where = machines.strategy(at.scale)
+    where: Any = machines.strategy(at.scale)
     rows = [{"item": pickle.dumps(item)} for item in items]
     board, topic = cluster.board(), uuid.uuid4().hex
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
