@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from pipeline.engine.report import Link, Report, Section
-from pipeline.store import Artifact, Store
-from stages.story import numbers, story, upstream
+from pipeline.store import Artifact, Store, StoreError
+from stages.story import numbers, story, upstream, whole
 
 INDEX, STORY, PAGE = "index.html", "story.html", "report.html"
 THUMBNAILS = 12  # pictures on the index
@@ -58,7 +58,10 @@ def index(store: Store) -> str:
     for result in results(store):
         if result.fingerprint not in addresses:
             continue
-        target = store.artifact(addresses[result.fingerprint])
+        try:
+            target = store.artifact(addresses[result.fingerprint])
+        except StoreError:  # `kintsugi ls` says what is wrong with it
+            continue
         runs.append((target.manifest["created"], result, target))
     runs.sort(key=lambda run: run[0], reverse=True)
     rows = [_row(created, result, target) for created, result, target in runs]
@@ -91,7 +94,7 @@ def _row(created: str, result: Result, target: Artifact) -> list[str | float | i
 def _picture(store: Store, target: Artifact) -> bytes | None:
     """What the run's own model drew: its first samples, or those of the report's first picture."""
     drawn = [one for one in upstream(store, target.address).values() if "samples.png" in one.names()]
-    return drawn[0].read("samples.png") if drawn else None
+    return whole(drawn[0], "samples.png") if drawn else None
 
 
 def _sweeps(store: Store) -> list[list[str | float | int | Link]]:
