@@ -69,7 +69,7 @@ def index(store: Store) -> str:
         if png := _picture(store, target):
             pictures.append((f"{result.recipe}, {created[:16].replace('T', ' ')}, {result.fingerprint[:8]}", png))
     report = Report(
-        f"Runs: {store.url.rsplit('/', 1)[-1]}", [f"{len(rows)} runs, {len(addresses)} artifacts; newest first."]
+        f"Runs: {store.url.rsplit('/', 1)[-1]}", [f"Runs: {len(rows)}, artifacts: {len(addresses)}; newest first."]
     )
     head = ["recipe", "when (UTC)", "story", "report", "fingerprint", "numbers"]
     report.parts.append(Section("Runs", header=head, rows=rows))

@@ -18,6 +18,7 @@ from pipeline.lease import Lease
 from pipeline.store import Store, slug
 from stages import recipe as recipes
 from stages.progress import watch
+from stages.report_index import index
 from stages.sought import survey
 from stages.sweep import Found, Sweep
 
@@ -86,6 +87,8 @@ def search(
     progress = watch()
     try:
         with lease:
-            return Sweep(recipe, plan, sought, kept, home, name, at_once, progress).run()
+            found = Sweep(recipe, plan, sought, kept, home, name, at_once, progress).run()
     finally:
         progress.close()
+    index(kept)
+    return found
