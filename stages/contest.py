@@ -64,11 +64,15 @@ class Contest(ABC):
         scale: Scale,
         learned: Step | None = None,
         also: Mapping[str, Step] | None = None,
+        aside: Mapping[str, Step] | None = None,
+        copies: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> Step:
         """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
 
         Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
-        (None: as the sets say), and what is in `also` is judged like samples.
+        (None: as the sets say); what is in `also` is judged like samples, what is in `aside` only shown; `copies`
+        and `notes` are as `Compare` has them.
         """
         wide, one = self.images.wide, replace(scale, workers=1)
         how, eye = extractor(judging, self.images.shape, lambda: self.taught, self.test, one)
@@ -85,4 +89,5 @@ class Contest(ABC):
         shows = tuple(Shown(name, data) for name, data in pictures.items())
         ceiling = CEILING if CEILING in models else None
         report = Compare(title, tuple(contestants), shows, against, ceiling, census=self.census, judgement=judged)
-        return step(report, "report")
+        besides = tuple(Shown(name, data) for name, data in (aside or {}).items())
+        return step(replace(report, aside=besides, copies=copies, notes=notes), "report")

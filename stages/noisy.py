@@ -51,7 +51,7 @@ class NoisySets(Contest):
     """What a method may learn from, and what measures it; made by `noisy_sets`.
 
     `clean` is None where there are no clean images; `unharmed` has all originals, where they are known; `noise` None
-    says that every noisy row has its own.
+    says that every noisy row has its own. Of `masked` rows nobody can have copied more than is seen.
     """
 
     images: Images
@@ -62,6 +62,7 @@ class NoisySets(Contest):
     census: Step
     noise: float | None
     seed: int
+    masked: bool = False
 
     @property
     def few(self) -> Step:
@@ -79,15 +80,15 @@ class NoisySets(Contest):
 
     @property
     def given(self) -> dict[str, Step | None]:
-        return {"clean": self.clean, "noisy": self.noisy}
+        return {"clean": self.clean, "masked" if self.masked else "noisy": self.noisy}
 
     @property
     def taught(self) -> Step:
         return self.unharmed or self.clean or self.noisy
 
     @property
-    def learned(self) -> Step:
-        return self.clean or self.noisy
+    def learned(self) -> Step | None:
+        return self.unharmed or self.clean if self.masked else self.clean or self.noisy
 
 
 def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySets:

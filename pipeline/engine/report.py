@@ -14,6 +14,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; overflow-wrap: anywhere; min-width: 2.5rem; }
+td:first-child { overflow-wrap: break-word; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #ddd; }
 img { max-width: 100%; image-rendering: pixelated; } figure { margin: 1rem 0; } figcaption { color: #555; }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }

@@ -96,7 +96,7 @@ def ambient_masks(
     stored = [("clean", few), ("masked", rows), ("test", held)]
     looked = tuple(Stored(name, data) for name, data in stored if data is not None)
     census = step(Census(looked, seed), "census", images.wide)
-    sets = NoisySets(images, few, rows, held, unharmed, census, known, seed)
+    sets = NoisySets(images, few, rows, held, unharmed, census, known, seed, masked=True)
     ask = Ask(whole=bool(clean), masks=4 if guidance else 1, guidance=guidance, seed=seed)
     objective = Masking(further=further)
     asked = TrainMasked(rows, by, known, few, None, objective, ask, backbone, fit, seed, apart)
@@ -107,4 +107,7 @@ def ambient_masks(
     if ceiling:
         models["all clean"] = step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0
     title, against = "Diffusion from masked images", "clean only" if clean else None
-    return sets.report(title, models, {}, against, samples, sampler, judging, scale)
+    own = f"{ask.masks} masks of its own" if guidance else "a mask of its own"
+    seen = f"ambient never saw a whole image: it looks at these, too, through {own}, and errs where that hides them."
+    notes = () if clean else (seen,)
+    return sets.report(title, models, {}, against, samples, sampler, judging, scale, notes=notes)

@@ -141,8 +141,8 @@ def latent(
     judged = step(Judge(drawn_by, held, many, how, eye), "judge", wide)
     seen = noisy if coder is None else step(Decode(coder, noisy), "decoded/noisy", one)
     shown = (
-        Shown("what was learned from, noisy" + " latents decoded" * (coder is not None), seen),
-        Shown("held out", held),
+        Shown("noisy" + " latents, decoded" * (coder is not None), seen),
+        *(() if few is None else (Shown("clean", few),)),
     )
     title = "A pretrained diffusion model tuned to noisy images"
     report = Compare(title, tuple(contestants), shown, "pretrained", census=census, judgement=judged)

@@ -55,7 +55,7 @@ def memorisation(
     if harm.clean:
         raise ValueError(f"clean is {harm.clean}: give 0, as both models learn from the same images")
     sets = noisy_sets(images, harm, seed)
-    rows = {"clean": Learned(sets.originals), "noisy": Learned(sets.noisy, sets.noise)}
+    rows = {"noisy": Learned(sets.noisy, sets.noise), "clean": Learned(sets.originals)}
     fresh = Key(seed).fold("attack").integer() >> 1  # the noise that the second model learned from must not be in it
     attacked = Corrupt(sets.originals, corruption=Noisy(noise=attack), seed=fresh)
     hidden = step(attacked, "data/attacked", images.wide)
@@ -67,7 +67,8 @@ def memorisation(
         path = replace(sampler, sigma_min=max(least, sampler.sigma_min))
         models[name] = model, least
         rebuilt[f"{name}, from noise"] = step(Denoise(model, hidden, attack, path, seed), f"rebuilt/{name}", scale)
-    shown = {"attacked": hidden} | rebuilt
+    shown, aside = {"clean": sets.originals}, {f"learned images, noise of σ = {attack:g} added": hidden} | rebuilt
+    among = sets.originals
     return sets.report(
-        "Memorisation", models, shown, "clean", samples, sampler, judging, scale, sets.originals, also=rebuilt
+        "Memorisation", models, shown, "clean", samples, sampler, judging, scale, among, rebuilt, aside, copies=True
     )
