@@ -278,5 +278,7 @@ def moments(parts: Sequence[Part]) -> tuple[Tensor, float]:
     noise = torch.tensor([float(np.mean(np.square(floors))) for _, floors, _ in parts], dtype=torch.float64)
     within = torch.tensor([spread**2 for _, spread in found], dtype=torch.float64)
     between = ((centres - centre) ** 2).flatten(1).mean(1)
+    if not float((share * (within + between)).sum()) > 0:
+        raise ValueError(f"the {int(counts.sum())} rows to learn from are all alike: give more, and different ones")
     variance = float((share * (within - noise + between)).sum())
     return centre.float(), math.sqrt(max(variance, 1e-4 * float((share * within).sum())))

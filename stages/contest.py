@@ -19,6 +19,16 @@ from stages.sample import Sample
 CEILING = "all clean"
 
 
+def ending(sampler: Sampler, least: float) -> Sampler:
+    """The same, no further down than to a σ. Raises ValueError: it does not even begin above it."""
+    if least >= sampler.sigma_max:
+        raise ValueError(
+            f"nothing is learned below σ = {least:.3g} and sampling begins at sampler.sigma_max = "
+            f"{sampler.sigma_max:g}: give images with less noise"
+        )
+    return replace(sampler, sigma_min=max(least, sampler.sigma_min))
+
+
 class Contest(ABC):
     """The sets of a recipe: what is learned from, and `test`, which measures. Subclasses are frozen dataclasses."""
 
@@ -78,7 +88,7 @@ class Contest(ABC):
         how, eye = extractor(judging, self.images.shape, lambda: self.taught, self.test, one)
         contestants = []
         for name, (model, least) in models.items():
-            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+            drawn_by = ending(sampler, least)
             drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
             measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
             contestants.append(Contestant(name, measured, drawn))

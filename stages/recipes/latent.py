@@ -26,6 +26,7 @@ from stages.adopt import Adopt, Names, Weights
 from stages.ambient import Learned
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
+from stages.contest import ending
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
@@ -134,7 +135,7 @@ def latent(
     how, eye = extractor(judging, images.shape, lambda: many, held, one)
     measured, contestants = encoded("test", held), []
     for name, (model, low) in {"tuned": (tuned, least), "pretrained": (start, 0.0)}.items():
-        down = replace(sampler, sigma_min=max(low, sampler.sigma_min))
+        down = ending(sampler, low)
         drawn = step(Sample(model, samples, down, seed, decoder=coder), f"samples/{name}", one)
         contestants.append(Contestant(name, step(Evaluate(model, measured), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)

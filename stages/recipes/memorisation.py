@@ -7,8 +7,6 @@ bring them back ("Consistent Diffusion Meets Tweedie", Daras, Dimakis and Daskal
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Heun, Sampler
@@ -17,6 +15,7 @@ from pipeline.keys import Key
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
+from stages.contest import ending
 from stages.corrupt import Corrupt
 from stages.denoise import Denoise
 from stages.images import Images
@@ -64,7 +63,7 @@ def memorisation(
         asked = TrainAmbient((learned,), backbone, fit, seed)
         least = asked.objective.least(learned.noise or 0.0)
         model = step(asked, name, scale, (sets.census,))
-        path = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+        path = ending(sampler, least)
         models[name] = model, least
         rebuilt[f"{name}, from noise"] = step(Denoise(model, hidden, attack, path, seed), f"rebuilt/{name}", scale)
     shown, aside = {"clean": sets.originals}, {f"learned images, noise of σ = {attack:g} added": hidden} | rebuilt

@@ -287,6 +287,12 @@ def test_sfbd_starts_each_round_where_the_last_one_ended():
     assert "unharmed" not in str(sorted(found)), "nobody has the originals of noisy images"
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_rounds_restore_along_the_flow_or_by_draws_as_they_are_told(stochastic):
+    asked = {node.label: node for node in graph.walk(sfbd(rounds=Rounds(stochastic=stochastic)))}["round/1/restored"]
+    assert isinstance(asked.stage.sampler, Ancestral if stochastic else Heun)
+
+
 def test_what_a_round_learns_from_is_as_its_options_say():
     def lessons(**how):
         rows = of(sfbd, rounds=Rounds(most=1, **how))["round/1"].stage.rows

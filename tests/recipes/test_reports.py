@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import graph
+from pipeline.data.bands import Allowed
+from pipeline.data.reader import InMemory
+from pipeline.data.records import Examples
 from pipeline.graph import Given
-from stages import compare
+from pipeline.metrics.memorisation import Nearest
+from pipeline.physics.masks import PixelMask
+from stages import compare, judge
+from stages.ambient import moments
 from stages.compare import Compare, Contestant
 from stages.noisy import Harm
 from stages.recipes.ambient_masks import ambient_masks
@@ -88,7 +98,29 @@ def test_what_nobody_learned_from_is_not_shown_as_if_they_had():
     report = nodes["report"].stage
     assert {shown.data.label for shown in report.data} == {"data/noisy", "data/unharmed"}
     assert {shown.data.label for shown in report.aside} == {"data/attacked", "rebuilt/clean", "rebuilt/noisy"}
+    assert nodes["data/attacked"].stage.seed != nodes["data/noisy"].stage.seed, "or the noise would be the same"
     assert "data/test" not in {shown.data.label for shown in latent(clean=3).stage.data}
+
+
+def test_noise_at_which_no_sampling_begins_is_refused_in_these_words():
+    for build in (lambda: latent(noise=100.0), lambda: ambient_masks(masks=PixelMask(0.2, noise=100.0))):
+        with pytest.raises(ValueError, match=r"nothing is learned below σ = 115 and sampling begins at .* = 80"):
+            build()
+
+
+def test_rows_that_are_all_one_image_are_called_so():
+    one = InMemory(Examples(("a",), np.zeros((1, 1, 2, 2), np.float16)))
+    with pytest.raises(ValueError, match="the 1 rows to learn from are all alike"):
+        moments([(one, 0.0, Allowed())])
+
+
+def test_one_sample_alone_is_shown_beside_what_it_is_nearest_to(monkeypatch):
+    near = Nearest(torch.ones(1), torch.tensor([[0.5, 1.0]]), torch.tensor([7]))
+    seen = []
+    monkeypatch.setattr(judge.tasks, "each", lambda _, items, at: seen.extend(items) or [])
+    at = SimpleNamespace(out=None)
+    assert judge._pictures(None, [None], [np.array([4])], [near], [], at) == {}  # pyright: ignore[reportArgumentType]
+    assert [rows.tolist() for rows in seen[0][1][1:]] == [[4], [7]]
 
 
 def test_of_masked_rows_copies_are_looked_for_among_whole_ones_and_the_report_says_how_the_model_looks(tmp_path):
