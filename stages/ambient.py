@@ -270,6 +270,8 @@ def learning(
 
 def moments(parts: Sequence[Part]) -> tuple[Tensor, float]:
     """The mean image of all rows and the root mean square about it of what they show, their noise taken off."""
+    if len(shapes := {tuple(rows.shape) for rows, *_ in parts}) > 1:
+        raise ValueError(f"the rows to learn from have shapes {sorted(shapes)}: bring them to one (--size, --resize)")
     counts = torch.tensor([float(len(rows)) for rows, *_ in parts], dtype=torch.float64)
     share = counts / counts.sum()
     found = [rows.moments() for rows, *_ in parts]

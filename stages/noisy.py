@@ -91,6 +91,16 @@ class NoisySets(Contest):
         return self.unharmed or self.clean if self.masked else self.clean or self.noisy
 
 
+def alike(images: Images, others: Images, what: str) -> Images:
+    """The others. Raises ValueError: they become rows of another shape than the images."""
+    if tuple(images.shape) != tuple(others.shape):
+        raise ValueError(
+            f"images are {tuple(images.shape)} and {what} ones {tuple(others.shape)} (channels, height, width): bring "
+            "them to one, with --size and --resize, or --colour"
+        )
+    return others
+
+
 def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySets:
     """The sets of a recipe: no image is in two of them, and `aside` after the clean ones are in none that is noisy."""
     full = images.ingest("ingest")
@@ -100,7 +110,7 @@ def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySe
     unharmed = None
     if harm.noisy:
         known = None if harm.level is None else Noisy(noise=harm.level)
-        arrived = images.of(harm.noisy).ingest("ingest/noisy", known=known)
+        arrived = alike(images, images.of(harm.noisy), "noisy").ingest("ingest/noisy", known=known)
         many = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/noisy", wide)
     else:
         harmed = Corrupt(full, Part(test + clean + aside, count, seed), Noisy(noise=harm.level or 0.0), seed)

@@ -19,7 +19,7 @@ from stages.census import Census
 from stages.corrupt import Corrupt, Part
 from stages.images import Images
 from stages.masked import TrainMasked
-from stages.noisy import NoisySets
+from stages.noisy import NoisySets, alike
 from stages.sets import Stored
 from stages.train import Fit, Train
 
@@ -87,7 +87,11 @@ def ambient_masks(
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", images.wide) if clean else None
     source, part, hiding, unharmed = full, Part(test + clean, count, seed), masks, None
     if measured:
-        source, part, hiding = images.of(measured).ingest("ingest/measured"), Part(0, count, seed), Clean()
+        source, part, hiding = (
+            alike(images, images.of(measured), "masked").ingest("ingest/measured"),
+            Part(0, count, seed),
+            Clean(),
+        )
     else:
         every = Part(test, None if count is None else clean + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)

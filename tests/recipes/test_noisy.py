@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.store import Store
 from stages.ambient import Learned, TrainAmbient, course, divided, moments, told_noise, whole
 from stages.corrupt import load
-from stages.denoise import Denoise, _denoise
+from stages.denoise import Denoise, _denoise, denoised
 from stages.noisy import Harm
 from stages.proximal import Chosen, decide
 from stages.recipes.ambient import ambient
@@ -195,14 +195,21 @@ def test_rows_that_do_not_fit_or_come_out_as_nothing_are_named(store):
     with pytest.raises(ValueError, match="do not say how much noise"):
         made(target, store)
 
+    loud, sigma = SimpleNamespace(address="rows"), np.full(ROWS, NOISE)
+    sigma[2] = 500.0
+    rows = replace(noisy_rows(), operator={"sigma": sigma})
+    with pytest.raises(ValueError, match=rf"{rows.ids[2]} of rows holds noise of σ = 500, more than the sampler"):
+        denoised(Denoise(step(Model()), step(Rows()), None), rows, Law(), loud)  # pyright: ignore
+
     class Broken(Law):
         def forward(self, x, sigma, cond=None):
-            return super().forward(x, sigma) * torch.where(x[:, :1, :1, :1] > 0, math.nan, 1.0)
+            return super().forward(x, sigma) * torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 3, math.nan, 1.0)
 
     data = SimpleNamespace(file=lambda _: None, address="rows")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.denoise.read_shard", lambda *_: noisy_rows())
-        with pytest.raises(ValueError, match=r"not finite, such as row-\d"):
+        named = noisy_rows().ids[3]
+        with pytest.raises(ValueError, match=rf"not finite, such as {named}:"):
             _denoise(Denoise(step(Model()), step(Rows()), NOISE), data, 0, Broken)  # pyright: ignore
 
 

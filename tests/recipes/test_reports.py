@@ -11,15 +11,19 @@ from PIL import Image
 
 from pipeline import graph
 from pipeline.data.bands import Allowed
+from pipeline.data.images import Resize
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
+from pipeline.diffusion.sample import Heun
 from pipeline.graph import Given
 from pipeline.metrics.memorisation import Nearest
 from pipeline.physics.masks import PixelMask
 from stages import compare, judge
 from stages.ambient import moments
 from stages.compare import Compare, Contestant
+from stages.images import Images
 from stages.noisy import Harm
+from stages.recipes.ambient import ambient
 from stages.recipes.ambient_masks import ambient_masks
 from stages.recipes.latent import latent
 from stages.recipes.memorisation import memorisation
@@ -99,6 +103,8 @@ def test_what_nobody_learned_from_is_not_shown_as_if_they_had():
     assert {shown.data.label for shown in report.data} == {"data/noisy", "data/unharmed"}
     assert {shown.data.label for shown in report.aside} == {"data/attacked", "rebuilt/clean", "rebuilt/noisy"}
     assert nodes["data/attacked"].stage.seed != nodes["data/noisy"].stage.seed, "or the noise would be the same"
+    lowest = {name: nodes[f"rebuilt/{name}"].stage.sampler.sigma_min for name in ("clean", "noisy")}
+    assert lowest == {"clean": Heun().sigma_min, "noisy": pytest.approx(0.2 * (4 / 3) ** 0.5)}
     assert "data/test" not in {shown.data.label for shown in latent(clean=3).stage.data}
 
 
@@ -112,6 +118,21 @@ def test_rows_that_are_all_one_image_are_called_so():
     one = InMemory(Examples(("a",), np.zeros((1, 1, 2, 2), np.float16)))
     with pytest.raises(ValueError, match="the 1 rows to learn from are all alike"):
         moments([(one, 0.0, Allowed())])
+
+
+def test_images_that_arrive_in_another_size_are_refused_before_any_work(tmp_path):
+    """Or training broke off with a traceback of torch.stack, or restoring with pretraining behind it."""
+    Image.new("L", (12, 12)).save(tmp_path / "a.png")
+    for build in (
+        lambda images: ambient(images, Harm(noisy=str(tmp_path), noise=0.2)),
+        lambda images: ambient_masks(images, measured=str(tmp_path), noise=0.0),
+    ):
+        with pytest.raises(ValueError, match=r"images are \(1, 8, 8\) and \w+ ones \(1, 12, 12\)"):
+            build(Images())
+        build(Images(size=8, resize=Resize.CROP))
+    of_sizes = [InMemory(Examples(("a",), np.zeros((1, 1, n, n), np.float16))) for n in (2, 3)]
+    with pytest.raises(ValueError, match=r"have shapes \[\(1, 2, 2\), \(1, 3, 3\)\]"):
+        moments([(rows, 0.0, Allowed()) for rows in of_sizes])
 
 
 def test_one_sample_alone_is_shown_beside_what_it_is_nearest_to(monkeypatch):
