@@ -87,11 +87,8 @@ def ambient_masks(
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", images.wide) if clean else None
     source, part, hiding, unharmed = full, Part(test + clean, count, seed), masks, None
     if measured:
-        source, part, hiding = (
-            alike(images, images.of(measured), "masked").ingest("ingest/measured"),
-            Part(0, count, seed),
-            Clean(),
-        )
+        arrived = alike(images, images.of(measured), "masked").ingest("ingest/measured")
+        source, part, hiding = arrived, Part(0, count, seed), Clean()
     else:
         every = Part(test, None if count is None else clean + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)

@@ -124,6 +124,15 @@ def test_what_was_not_measured_reaches_no_output_and_what_was_reaches_all():
     assert float((far - far @ G[0]).norm()) > 1e-2, "what is not seen is told by what is"
 
 
+def test_what_is_seen_is_next_to_what_was_measured_where_there_is_no_noise():
+    """D = μ + v + c_out G F + s (1 − G) F with c_out next to 0: what the network says moves hidden directions alone."""
+    model, x, sigma = network(), torch.randn(3, 2, 2, 2), torch.full((3,), 1e-4)
+    A = torch.linalg.qr(torch.randn(8, 8, generator=Key(1).torch())).Q[:3]
+    G = (A.T @ A).expand(3, 8, 8)
+    found = model(through(G, x), sigma, gram=G)
+    torch.testing.assert_close(through(G, found), through(G, x), atol=1e-3, rtol=1e-3)
+
+
 def test_other_measurements_of_the_same_numbers_are_told_apart():
     model, u, sigma = network(), torch.zeros(1, 2, 2, 2), torch.ones(1)
     some = [torch.linalg.qr(torch.randn(8, 8, generator=Key(k).torch())).Q[:3] for k in range(2)]
