@@ -28,7 +28,7 @@ from .stage import Context, Enough, Stage
 from .store import Store, StoreError, slug
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """A stage among its inputs.
 
@@ -69,16 +69,19 @@ class Step:
     def __config__(self) -> dict[str, str]:
         return {"step": self.address}
 
+    def __repr__(self) -> str:
+        return f"{self.label} ({self.address})"
+
     def _repr_html_(self) -> str:
         """In a notebook: everything that is to be done for it, first things first."""
         return table(["step", "stage", "address"], [[s.label, *s.address.split("/")] for s in walk(self)])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Given(Step):
     """A step that is done, known by its address alone: what is built on it has the fingerprint it always had."""
 
-    stage: Stage = dataclasses.field(init=False, repr=False, default=None)  # type: ignore[assignment]
+    stage: Stage = dataclasses.field(init=False, default=None)  # type: ignore[assignment]
     known: str = ""
 
     @classmethod

@@ -153,7 +153,7 @@ class Store:
 
     def _repr_html_(self) -> str:
         """In a notebook: every name, and where it leads."""
-        return table(["name", "address"], sorted(self.refs().items()), f"{self.url}: {len(self.addresses())} artifacts")
+        return table(["name", "address"], sorted(self.refs().items()), f"{len(self.addresses())} artifacts")
 
     def _names(self) -> list[str]:
         return [name for name in (self.place / "refs").names() if name.endswith(".json")]

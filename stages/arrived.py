@@ -36,7 +36,12 @@ def arrived(view: Named, full: Ingest, stride: int, seed: int, wide: Scale) -> S
     known, shown = None, tuple(view.corruption.out_shape(shape))
     if not view.corruption.draw(shape, Key(0)):
         known = Declared(view.corruption, shown)
-    elif not isinstance(view.map, PixelMask) or view.map.per_channel:
+    elif isinstance(view.map, PixelMask) and view.map.per_channel:
+        raise ValueError(
+            f"the masks of view {name} hide channels one by one, and a picture beside an image hides all of them: "
+            "leave out per_channel"
+        )
+    elif not isinstance(view.map, PixelMask):
         raise ValueError(
             f"view {name} draws a {type(view.map).__name__} for each row, and of rows that arrived only masks can be "
             "told, by pictures beside them: make map a PixelMask, or a view that is the same for all rows"

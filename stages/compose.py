@@ -21,7 +21,6 @@ from pipeline.diffusion.calibrate import (
     answered,
     asked,
     calibration,
-    fill,
     here,
     part,
     pieces,
@@ -31,6 +30,7 @@ from pipeline.diffusion.combine import Mode, resolve
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import Trained
 from pipeline.diffusion.told import Asked, Told
+from pipeline.diffusion.unseen import fill
 from pipeline.engine import cluster
 from pipeline.engine.tasks import each
 from pipeline.graph import Context, Stage, Step
@@ -73,7 +73,7 @@ class Combine(Stage):
         mode: how the views are combined (pipeline/diffusion/combine.py).
     """
 
-    version: ClassVar[int] = 4  # 4: a scalar on x among those of `stack`
+    version: ClassVar[int] = 5  # 5: without a view, its directions have a variance of their own
 
     views: tuple[Seen, ...]
     clean: Step
@@ -148,6 +148,7 @@ class Filled:
 
     mean: Tensor
     null: Tensor
+    bare: Tensor
     found: dict[str, float]
 
 
@@ -164,7 +165,7 @@ def _calibrated(base: Base, stage: Combine) -> Calibration[tuple[Tensor, Account
 def _filled(source: Source) -> Filled:
     base = source.base("cpu")
     found = fill(base, load(source.clean).x())
-    return Filled(base.mean, base.null, found)
+    return Filled(base.mean, base.null, base.bare, found)
 
 
 def _part(source: Source, filled: Filled, known: list[Sums], piece: int) -> tuple[int, Sums]:
@@ -183,6 +184,7 @@ def _begun(source: Source, filled: Filled) -> Base:
     base = source.base("cpu")
     base.mean.copy_(filled.mean)
     base.null.copy_(filled.null)
+    base.bare.copy_(filled.bare)
     return base
 
 
@@ -207,6 +209,7 @@ def _told(
     found: dict[str, object] = dict(filled)
     found |= {"mode": base.mode.value, "harm": told.harm, "worth": told.worth(source.stage.bins)}
     found |= {name: getattr(told, name).tolist() for name in ("error", "without", "lift", "weight")}
+    found["groups"] = base.groups
     found["sigma"] = base.config.bins.centres().tolist()
     found["view_error"] = base.error.tolist()
     found["covariance"] = covariance.tolist()

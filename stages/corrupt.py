@@ -49,7 +49,9 @@ class Part:
         if end > rows or self.first >= end:
             asked = f"part {self.first}..{end - 1} was asked for"
             left = f"none is left after the first {self.first}" if self.count is None else asked
-            raise ValueError(f"there are {rows} images and {left}: ask for fewer clean images or fewer a view")
+            raise ValueError(
+                f"there are {rows} images and {left}: ask for fewer (clean images, images a view, or a view's count)"
+            )
         return end
 
     def of(self, manifest: Manifest, data: Artifact, sweep: Sweep) -> Between:

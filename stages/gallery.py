@@ -54,7 +54,7 @@ class Gallery(Stage):
         first = int(manifest.filled()[0])
         rows = read_shard(data.file(name(first)), name(first))
         rows = rows.take(range(min(self.count, len(rows))))
-        before = _originals(clean, rows.ids)
+        before = originals(clean, rows.ids)
         known = declared(manifest.more, rows.shape)
         metrics, pictures = measured(self.corruption, before, rows) if known is None else arrived(rows, known)
         told = {column: manifest.more[column] for column in ("wrong_label", "wrong_caption") if column in manifest.more}
@@ -117,16 +117,21 @@ def _observed(A: LinearMap, shape: tuple[int, ...]) -> float:
     return float(A.project(z).square().sum() / z.square().sum())
 
 
-def _originals(clean: Artifact, ids: tuple[str, ...]) -> Examples:
-    """The rows with these ids, in their order: the shards are searched from the first, where those of a part begin."""
+def originals(clean: Artifact, ids: tuple[str, ...], shards: int | None = None) -> Examples:
+    """The rows with these ids, in their order: the shards are searched from the first, where those of a part begin.
+
+    Raises: LookupError: they are not in the first so many `shards`.
+    """
     missing, parts = set(ids), []
-    for i in Manifest.open(clean.file).filled().tolist():
+    for i in Manifest.open(clean.file).filled()[:shards].tolist():
         (here,) = ids_of(clean.place.open, [i])
         if places := [k for k, text in enumerate(here) if text in missing]:
             parts.append(read_shard(clean.file(name(i)), name(i)).take(places))
             missing -= set(here)
         if not missing:
             break
+    if missing:
+        raise LookupError(f"{len(missing)} of {len(ids)} rows are not in {clean.address}, as far as it was read")
     found = Examples.concat(parts)
     where = {text: k for k, text in enumerate(found.ids)}
     return found.take([where[text] for text in ids])

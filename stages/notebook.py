@@ -23,6 +23,7 @@ from pipeline.learning.weights import unpack
 from pipeline.physics.corruption import Corruption, corrupt
 from pipeline.shown import picture, table
 from pipeline.store import Artifact, Store
+from stages import corrupt as corrupted
 from stages import recipe as recipes
 from stages.gallery import measured
 from stages.networks import of_artifact
@@ -38,7 +39,7 @@ NAMED = ("guide", "like", "decoder")  # fields of `Sample` that are other artifa
 class Images:
     """Images of a model: `x` (N, C, *) in [-1, 1]."""
 
-    x: Tensor
+    x: Tensor = dataclasses.field(repr=False)
 
     @property
     def png(self) -> bytes:
@@ -53,7 +54,7 @@ class Images:
 class Pictures:
     """PNGs with their captions, and numbers."""
 
-    shown: Sequence[tuple[str, bytes]]
+    shown: Sequence[tuple[str, bytes]] = dataclasses.field(repr=False)
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def _repr_html_(self) -> str:
@@ -65,7 +66,7 @@ class Pictures:
 class Page:
     """A report."""
 
-    html: str
+    html: str = dataclasses.field(repr=False)
 
     def _repr_html_(self) -> str:
         return f'<iframe sandbox style="width: 100%; height: 40rem; border: 0" srcdoc="{escape(self.html)}"></iframe>'
@@ -131,7 +132,7 @@ def load(name: str, store: str | Store = "runs") -> Model:
 class Run:
     """A recipe that was run. `run["seed 0/sfbd"]` is the artifact of a step by its label."""
 
-    asked: Asked
+    asked: Asked = dataclasses.field(repr=False)
     counts: Mapping[str, int]
 
     @property
@@ -158,6 +159,10 @@ class Run:
     def load(self, label: str) -> Model:
         """The model that a step made."""
         return load(self[label].address, self.store)
+
+    def images(self, label: str, count: int = 16) -> Images:
+        """The first rows of a set that a step made."""
+        return Images(corrupted.load(self[label]).x()[:count])
 
     def _repr_html_(self) -> str:
         said = f"{self.asked.name}: {self.counts['run']} steps run, {self.counts['cached']} were done before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import textwrap
 import time
@@ -16,6 +17,7 @@ import yaml
 
 from pipeline import config, graph
 from pipeline.config import ConfigError
+from pipeline.engine.spool import FOLDER
 from pipeline.engine.track import without_password
 from pipeline.place import Place
 from pipeline.store import Artifact, Store
@@ -23,6 +25,8 @@ from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
 from stages.ingest import notes
 from stages.progress import Progress, watch
+
+log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
     """Make what is missing, and leave what was asked for below `results/`; gives {"run": n, "cached": m}."""
     from pipeline.engine import cluster
     from pipeline.engine.track import Tracking
+    from stages.report_index import STORY, Result, index, tell
 
     store, target = asked.store, asked.target
     listen = listener(store, asked.name, progress)
@@ -75,6 +80,8 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
         asked.results.write("config.yaml", written(asked.options))
         if all(line.cached for line in graph.plan(target, store)):
             counts = graph.run(target, store, _untracked, listen=listen)
+            if (store.place / FOLDER).names():
+                log.warning("MLflow was not told everything of earlier runs: `kintsugi track replay` tells it")
         else:
             with Tracking(store, asked.name, progress.metrics) as tracking, cluster.connect() as capacity:
                 counts = graph.run(target, store, tracking.run, capacity, listen)
@@ -84,6 +91,9 @@ def carry_out(asked: Asked, progress: Progress) -> dict[str, int]:
     asked.results.write("metrics.json", json.dumps(metrics_of(made), indent=1))
     if "report.html" in made.names():
         asked.results.write("report.html", made.read("report.html"))
+    if counts["run"] or not asked.results.exists(STORY):
+        tell(store, made, Result(asked.name, target.fingerprint, tuple(asked.results.names())))
+        index(store)
     return counts
 
 
@@ -161,6 +171,7 @@ def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
         print(f"{name}: {place}")
     if page:
         print(f"report: {page}")
+    print(f"all runs: {without_password(asked.store.place.at('index.html'))}")
     sys.stdout.flush()
     if asked.common.json:
         said = {

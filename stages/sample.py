@@ -29,7 +29,7 @@ from pipeline.engine.pictures import grid, lines
 from pipeline.engine.shards import Report, map_shards
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Store
 from stages.conditioned import condition_of
 from stages.corrupt import load
 from stages.latents import coder_of
@@ -110,7 +110,7 @@ class Sample(Stage):
         asked = [model] if self.classifier_free or not self.tells else []
         asked += [guide] if guide is not None and not self.tells else []
         for one in asked:
-            if what := _always_told(_trained(one, at)):
+            if what := always_told(trained(one, at.store)):
                 raise ValueError(
                     f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
                     "or train it with fit.unconditional above 0"
@@ -143,14 +143,14 @@ class Sample(Stage):
         return made
 
 
-def _trained(model: Artifact, at: Context) -> Artifact:
+def trained(model: Artifact, store: Store) -> Artifact:
     """The training behind another average of a model."""
     while model.address.startswith("average/"):
-        model = at.store.artifact(model.manifest["needs"]["model"])
+        model = store.artifact(model.manifest["needs"]["model"])
     return model
 
 
-def _always_told(model: Artifact) -> str:
+def always_told(model: Artifact) -> str:
     """What a stage like `Train`, if one made the model, told it with every image; "": there were images without."""
     backbone, fit = (model.manifest["config"].get(part) for part in ("backbone", "fit"))
     told = isinstance(backbone, dict) and isinstance(fit, dict) and isinstance(backbone.get("condition"), dict)

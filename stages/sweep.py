@@ -222,6 +222,11 @@ class Sweep:
         self.store.point(self.recipe, {self.name: step.address})
         self.home.write("best.yaml", written(options))
         self.home.write("trials.json", json.dumps([dataclasses.asdict(trial) for trial in trials], indent=1))
+        done = sum(trial.status == FINISHED for trial in trials)
+        said = {"recipe": self.recipe, "metric": self.sought.metric, "mode": self.plan.mode, "best": best.number}
+        self.home.write(
+            "sweep.json", json.dumps({**said, "value": best.value, "trials": len(trials), "finished": done})
+        )
         self.home.write("report.html", page(self.recipe, self.plan, self.sought, trials, best, written(options)))
         if all(trial.status in (FINISHED, STOPPED) for trial in trials) and len(trials) == self.plan.count:
             # The names kept the trials from `gc` while the sweep could still need them.

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from pipeline import config, graph
 from pipeline.graph import Stage
 from pipeline.place import Place
-from pipeline.store import Store, slug
+from pipeline.store import Artifact, Store, slug
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption, parse
 from stages.verbs import model_of
@@ -31,6 +31,7 @@ class Format(Enum):
     DIFFUSERS = "diffusers"
     TORCHSCRIPT = "torchscript"
     ONNX = "onnx"
+    MLFLOW = "mlflow"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Export:
 
     model: Annotated[Positional[str], tyro.conf.arg(help="a model's name, address or fingerprint")]
     format: Annotated[Format, tyro.conf.arg(help="what is to read it")]
-    out: Annotated[Path, tyro.conf.arg(help="the file to write; of diffusers, the folder")]
+    out: Annotated[Path, tyro.conf.arg(help="the file to write; of diffusers and mlflow, the folder")]
     force: Annotated[bool, tyro.conf.arg(help="replace a file, or the folder of an earlier export")] = False
     store: StoreOption = "runs"
     json: JsonOption = False
@@ -52,9 +53,11 @@ def export(words: list[str]) -> int:
     from pipeline.learning.weights import unpack
 
     asked = parse(Export, words, "kintsugi export", Export.__doc__ or "")
-    _check_free(asked.out, asked.force, NOTE if asked.format == Format.DIFFUSERS else None)
+    _check_free(asked.out, asked.force, {Format.DIFFUSERS: NOTE, Format.MLFLOW: "MLmodel"}.get(asked.format))
     store = Store(asked.store)
     found = store.artifact(model_of(store, asked.model).address)
+    if asked.format == Format.MLFLOW:
+        return _drawn(asked, store, found)
     network = unpack(found.read)
     told = {
         "made by": "kintsugi export",
@@ -73,6 +76,22 @@ def export(words: list[str]) -> int:
         json.dumps(said)
         if asked.json
         else f"wrote {asked.out}, which differs from {found.address} by at most {made.difference:.1e}"
+    )
+    return 0
+
+
+def _drawn(asked: Export, store: Store, found: Artifact) -> int:
+    """A folder that `mlflow.pyfunc.load_model` and `mlflow models serve` take."""
+    from stages.verb_register import drawing
+
+    with tempfile.TemporaryDirectory() as beside:
+        folder = Path(beside) / "model"
+        drawing(store, found).save(folder)
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    _publish(asked.out, files)
+    said = {"model": found.address, "out": str(asked.out), "difference": 0.0}
+    print(
+        json.dumps(said) if asked.json else f"wrote {asked.out}: mlflow models serve -m {asked.out} --env-manager local"
     )
     return 0
 
@@ -100,7 +119,8 @@ def _check_free(out: Path, force: bool, note: str | None) -> None:
 
 def _publish(out: Path, files: Any) -> None:
     """A folder with these files, at once; an earlier one goes, unless somebody put more into it."""
-    more = [path.name for path in out.iterdir() if path.name not in files] if out.is_dir() else []
+    ours = {name.split("/")[0] for name in files}
+    more = [path.name for path in out.iterdir() if path.name not in ours] if out.is_dir() else []
     if more:
         raise config.ConfigError(f"--out {out} also holds {more[0][:80]}: move it, or name another folder")
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +128,7 @@ def _publish(out: Path, files: Any) -> None:
         new = Path(beside) / "new"
         new.mkdir()
         for name, data in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             (new / name).write_bytes(data)
         if out.exists():
             out.rename(Path(beside) / "old")

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from pipeline.config import ConfigError
-from pipeline.engine.track import check_no_folder, without_password
+from pipeline.engine.track import check_uri, without_password
 from pipeline.place import secret_in
 from stages.arguments import parse
 from stages.verb_preflight import VERSIONS, WITH_STEPS, known, split, store_of, value_of
@@ -174,7 +174,7 @@ def _check(command: Sequence[str], folder: Path) -> None:
                 "machines mount, or a URL such as s3://bucket/runs"
             )
         if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-            check_no_folder(uri)
+            check_uri(uri)
             if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
                 raise ConfigError(
                     f"MLFLOW_TRACKING_URI {uri} would be a file of the job, which ends with it: name a server, or "

@@ -23,6 +23,7 @@ from pipeline.diffusion.sample import Grid
 from pipeline.diffusion.telling import Masks, Telling, Windows
 from pipeline.graph import Step
 from pipeline.keys import Key
+from pipeline.objectives.ambient import Ambient
 from pipeline.physics.corruption import Corruption, Noisy, Through
 from pipeline.physics.linear import Identity, LinearMap, unit
 from pipeline.physics.views import Crop, Frames, Pool
@@ -214,6 +215,15 @@ def require_levels(name: str, levels: Levels, schedule: Grid) -> None:
         raise ValueError(
             f"{name}.levels are from {ends[0]:.3g} to {ends[1]:.3g} and images are drawn from σ = "
             f"{schedule.sigma_max:g} down to {schedule.sigma_min:g}: draw levels that cover these"
+        )
+
+
+def require_heard(view: Named, schedule: Grid) -> None:
+    """Raises ValueError: rows are so noisy that no level at which images are drawn is above their noise."""
+    if view.noise and Ambient().least(view.noise) >= schedule.sigma_max:
+        raise ValueError(
+            f"the rows of view {view.name} have noise of {view.noise:g} where A Aᵀ is I, and images are drawn from σ = "
+            f"{schedule.sigma_max:g}, so that it would have no say: pixels are in [-1, 1], so state less noise"
         )
 
 

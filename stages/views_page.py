@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from pipeline.engine.report import Section
 from pipeline.store import Artifact
 from stages.compose import HARM
 
+LITTLE = 5e-4  # share of an error that is told as none
 BY_SQUARES = ("bethe", "blue")  # modes whose weights are those of all views
 WEIGHING = {
     "blue": "each view's share of the weights",
@@ -23,18 +23,19 @@ WEIGHING = {
 def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], names: Sequence[str]) -> list[Section]:
     """The sections on views and on the residual; `names` and `models` are those of the base's parts, in its order."""
     views, residual = base.json("calibration.json"), composed.json("calibration.json")
-    times = Counter(model.address for model in models)  # one model may be asked for several views
-    seconds = [round(model.seconds / times[model.address], 2) for model in models]
-    rows = [
-        [name, cost, f"{100 * worth:.1f}%", weight]
-        for name, cost, worth, weight in zip(names, seconds, views["worth"], map(_mean, views["weight"]), strict=True)
+    groups: list[list[int]] = views["groups"]
+    whole = [names[g[0]] if len(g) == 1 else names[g[0]].rpartition(" ")[0] for g in groups]
+    seconds = [round(models[g[0]].seconds, 2) for g in groups]
+    rows: list[list[str | float | int]] = [
+        [name, cost, f"{100 * worth:+.1f}%", len(g), sum(_mean(views["weight"][k]) for k in g) / len(g)]
+        for name, cost, worth, g in zip(whole, seconds, views["worth"], groups, strict=True)
     ]
 
     def over(table: str, y: str, log_y: bool = True) -> bytes:
         return curves(views["sigma"], dict(zip(names, views[table], strict=True)), "σ", y, log_y=log_y)
 
     texts = [
-        verdict(names, views["worth"], seconds),
+        verdict(whole, views["worth"], seconds),
         f"{views['unseen_share']:.1%} of the variance is seen by no view. The views are combined by {views['mode']}.",
     ]
     if views["mode"] in BY_SQUARES:
@@ -49,7 +50,7 @@ def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], nam
         Section(
             "Views",
             texts,
-            ["view", "seconds of training", "error without it", f"mean weight: {weighing}"],
+            ["view", "seconds of training", "change of the error without it", "asked at", f"mean weight: {weighing}"],
             rows,
             [
                 ("view errors", over("view_error", "mean-square error per entry")),
@@ -75,23 +76,28 @@ def sections(base: Artifact, composed: Artifact, models: Sequence[Artifact], nam
 
 
 def verdict(names: Sequence[str], worth: Sequence[float], seconds: Sequence[float]) -> str:
-    """One plain sentence: which view earned its cost, and which did not."""
+    """In plain sentences: which view earned its cost, which is worth most if that is another, and which adds least."""
     if len(names) < 2:
         return f"There is one view, {names[0]}: there is nothing to compare it with."
-    order = sorted(range(len(names)), key=lambda k: -worth[k])
-    best, least, every = order[0], order[-1], sum(seconds)
+    every, views = sum(seconds), range(len(names))
+    most, least = max(views, key=lambda k: worth[k]), min(views, key=lambda k: worth[k])
+    best = max(views, key=lambda k: (worth[k] / seconds[k], worth[k])) if min(seconds) > 0 else most
 
-    def cost(k: int) -> str:
-        return f"{seconds[k] / every:.0%} of the training time" if every else "an unknown cost"
+    def without(k: int) -> str:
+        percent = f"{100 * abs(worth[k]):.1f}%"
+        change = "the same" if percent == "0.0%" else f"{percent} {'higher' if worth[k] > 0 else 'lower'}"
+        return f"without it {{}} would be {change}, for " + (
+            f"{seconds[k] / every:.0%} of the training time" if every else "an unknown cost"
+        )
 
-    text = (
-        f"The view that earned its cost is {names[best]}: without it the combination's held-out error would be "
-        f"{100 * worth[best]:.1f}% higher, for {cost(best)}."
-        if worth[best] > 0
-        else f"No view earned its cost: without {names[best]}, the best of them, the error would be no higher."
-    )
-    says = f"{100 * worth[least]:.1f}% higher" if worth[least] > 0 else f"{-100 * worth[least]:.1f}% lower"
-    return f"{text} {names[least]} adds least: without it the error would be {says}, for {cost(least)}."
+    if worth[most] < LITTLE:
+        text = f"No view earned its cost: without {names[most]}, the best of them, the error would be no higher."
+    else:
+        text = f"The view that earned its cost is {names[best]}: "
+        text += without(best).format("the combination's held-out error") + "."
+        if most != best:
+            text += f" {names[most]} is worth most: {without(most).format('the error')}."
+    return f"{text} {names[least]} adds least: {without(least).format('the error')}."
 
 
 def _mean(values: Sequence[Any]) -> float:

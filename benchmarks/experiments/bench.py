@@ -28,13 +28,14 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.data.sources import source_of
-from pipeline.diffusion.calibrate import calibrate_base, fill, gates
+from pipeline.diffusion.calibrate import calibrate_base, gates
 from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import Network
 from pipeline.diffusion.precond import EDM, Preconditioned
 from pipeline.diffusion.residual import Composed, Residual
 from pipeline.diffusion.sample import Heun, normal
+from pipeline.diffusion.unseen import fill
 from pipeline.keys import Key
 from pipeline.learning.loop import fit
 from pipeline.metrics.classifier import Classifier

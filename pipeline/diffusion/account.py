@@ -1,8 +1,9 @@
 """What each view contributes to a combination, and what the residual adds, measured on held-out full images.
 
 The energy of a lift is E|A_kᵀ(D_k − A_k D₀)|² per entry: how far a view moves the image from what is known without any.
-What a view is worth is what the error becomes without it, the others being combined as they are. The residual's energy
-E|ρ|², ρ = g c_r F, integrates to
+What a view is worth is what the error becomes without it, the others being combined as they are, and what they do not
+see filled with its own variance. Places or masks at which one network is asked are worth something together
+(`Base.groups`), for none of them is trained alone. The residual's energy E|ρ|², ρ = g c_r F, integrates to
 
     ½ ∫ E|ρ|²/σ⁴ dσ² = ∫ E|ρ|²/σ² d ln σ   nats,
 
@@ -31,11 +32,11 @@ from pipeline.keys import Key
 class Account:
     """Means per entry in each bin: `error` (bins,) of the combination, before least squares are stacked.
 
-    `without` (K, bins) is that of the combination without each view, and `compared` (bins,) of all of them combined as
-    those that are left can be: by least squares where the weights of `bethe` and `blue` are those of all. `lift`
-    (K, bins) is the energy of each lift, `weight` (K, bins) what each view weighs: its part of the precision in least
-    squares and of the weights in `blue`, its counting number, or its scalar in `stack`. `harm` is how many times the
-    error of least squares that of the combination is.
+    `without` (groups, bins) is that of the combination without each group of views, and `compared` (bins,) of all of
+    them combined as those that are left can be: by least squares where the weights of `bethe` and `blue` are those of
+    all. `lift` (K, bins) is the energy of each lift, `weight` (K, bins) what each view weighs: its part of the
+    precision in least squares and of the weights in `blue`, its counting number, or its scalar in `stack`. `harm` is
+    how many times the error of least squares that of the combination is.
     """
 
     error: Tensor
@@ -46,20 +47,21 @@ class Account:
     harm: float
 
     def worth(self, bins: Bins) -> list[float]:
-        """By which share the error, weighted as in training, would be larger without each view."""
+        """By which share the error, weighted as in training, would be larger without each view or group of them."""
         sigma = bins.centres()
         whole = weighted(sigma, self.compared)
         return [float(weighted(sigma, row) / whole - 1) for row in self.without]
 
 
 def account(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Account:
-    """The account of a calibrated base's views on images x0 (B, *) that trained none of them."""
+    """The account of a filled and calibrated base's views on images x0 (B, *) that trained none of them."""
     return here(accounting(base, key, draws), base.config.bins, x0, ids)
 
 
 def accounting(base: Base, key: Key, draws: int) -> Calibration[Account]:
     """`account`, by sums that are asked for."""
-    views, less, stacked = range(len(base.maps)), _less(base.mode), products(base) if base.mode is Mode.STACK else None
+    groups, less, K = range(len(base.groups)), _less(base.mode), len(base.maps)
+    stacked = [products(base, group) for group in (None, *groups)] if base.mode is Mode.STACK else []
 
     def of(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         shown = base.shown(x, sigma)
@@ -68,19 +70,18 @@ def accounting(base: Base, key: Key, draws: int) -> Calibration[Account]:
             return ((base.combine(x, sigma, shown, mode, without) - clean) ** 2).flatten(1).mean(1)
 
         whole = {mode: off(mode) for mode in {base.mode, less, Mode.LS}}
-        rows = [whole[base.mode], whole[less], whole[Mode.LS], *(off(less, k) for k in views)]
+        rows = [whole[base.mode], whole[less], whole[Mode.LS], *(off(less, group) for group in groups)]
         rows += [(lift**2).flatten(1).mean(1) for lift in base.lifts(base.fallback(x, sigma), sigma, shown)]
-        return rows + ([] if stacked is None else stacked(clean, x, sigma))
+        return rows + [row for each in stacked for row in each(clean, x, sigma)]
 
-    means = (yield Wanted(of, key, draws)).mean
-    K, sigma = len(views), base.config.bins.centres()
-    (error, compared, squares), without = means[:3], means[3 : K + 3]
-    if stacked is not None:
-        found, entries = Products.of(means[2 * K + 3 :]), base.mean.numel()
-        error = compared = found.error() / entries
-        without = torch.stack([found.error(k) for k in views]) / entries
+    means, sigma, known = (yield Wanted(of, key, draws)).mean, base.config.bins.centres(), 3 + len(groups)
+    (error, compared, squares), without, lift = means[:3], means[3:known], means[known : known + K]
+    if stacked:
+        of_each = means[known + K :].reshape(len(stacked), -1, len(sigma))
+        error, *rest = (Products.of(rows).error() / base.mean.numel() for rows in of_each)
+        compared, without = error, torch.stack(rest)
     harm = float(weighted(sigma, error) / weighted(sigma, squares))
-    return Account(error, compared, without, means[K + 3 : 2 * K + 3], _weights(base).cpu(), harm)
+    return Account(error, compared, without, lift, _weights(base).cpu(), harm)
 
 
 def _weights(base: Base) -> Tensor:

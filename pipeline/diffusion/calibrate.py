@@ -122,37 +122,6 @@ def measure(
     return Sums(torch.stack(columns, dim=1), len(x0) * draws)
 
 
-def fill(base: Base, x0: Tensor) -> dict[str, float]:
-    """Set what a base says of the directions that no view sees, their mean and variance, from full images x0 (B, *).
-
-    Below the `least` of some views their directions are as if no view saw them, and have a variance of their own.
-
-    Returns: the null-space variance and the share of the pixels' variance that no view sees.
-    """
-    base.mean.copy_(x0.mean(0))
-    centred = x0 - base.mean
-    known = _blind(base, centred, [True] * len(base.maps))
-    below = [_blind(base, centred, [view.least < least for view in base.config.views]) for least in base.config.leasts]
-    found = torch.tensor([variance for variance, _ in (*below, known)])
-    base.null.copy_(found if base.null.ndim else found[-1])
-    return {"null_variance": known[0], "unseen_share": known[1]}
-
-
-def _blind(base: Base, centred: Tensor, heard: Sequence[bool]) -> tuple[float, float]:
-    """The variance of each direction that none of the views sees which are heard, and its share of all."""
-
-    def unseen(u: Tensor) -> Tensor:
-        which = None if all(heard) else [u.new_full((len(u), *(1,) * (u.ndim - 1)), float(h)) for h in heard]
-        return u - base.normal.project(u, which)
-
-    energy = (unseen(centred) ** 2).mean()
-    basis = torch.eye(centred[0].numel(), dtype=centred.dtype, device=centred.device).reshape(-1, *centred.shape[1:])
-    blind = sum(float((part * unseen(part)).sum()) for part in basis.split(256))
-    # The variance of each direction that no view sees, not its mean over all of them.
-    variance = float((energy * centred[0].numel() / max(blind, 1.0)).clamp_min(1e-8))
-    return variance, float(energy / (centred**2).mean())
-
-
 def calibrate_base(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:
     """Set a base's view errors, weights, stack and then c_r from full images x0 (B, *) that no view was trained on.
 
@@ -190,13 +159,13 @@ def _stack(base: Base, key: Key, draws: int) -> Calibration[Tensor]:
     return Products.of((yield Wanted(products(base), key, draws)).mean).best().T.float()
 
 
-def products(base: Base) -> Measure:
-    """What the regression along a base's directions needs, as rows for `Products`."""
+def products(base: Base, without: int | None = None) -> Measure:
+    """What the regression along a base's directions needs, `without` one group of views, as rows for `Products`."""
 
     def of(clean: Tensor, x: Tensor, sigma: Tensor) -> list[Tensor]:
         shown = base.shown(x, sigma)
-        mean = base.combine(x, sigma, shown)
-        ways = torch.stack([way.flatten(1) for way in base.directions(mean, x, sigma, shown)])
+        mean = base.combine(x, sigma, shown, without=without)
+        ways = torch.stack([way.flatten(1) for way in base.directions(mean, x, sigma, shown, without)])
         grams = torch.einsum("kbn,lbn->klb", ways, ways).flatten(0, 1)
         left = (clean - mean).flatten(1)
         return [*grams, *torch.einsum("kbn,bn->kb", ways, left), (left**2).sum(1)]
@@ -227,12 +196,10 @@ class Products:
         ridge = RIDGE * self.e[:, None, None] * torch.eye(self.b.shape[1])
         return torch.linalg.solve(self.G + ridge, self.b[..., None])[..., 0]
 
-    def error(self, without: int | None = None) -> Tensor:
-        """What the best coefficients leave (bins,), summed over an image, `without` one of the directions."""
-        kept = [k for k in range(self.b.shape[1]) if k != without]
-        some = Products(self.G[:, kept][:, :, kept], self.b[:, kept], self.e)
-        a = some.best()
-        return some.e - 2 * (a * some.b).sum(1) + torch.einsum("bk,bkl,bl->b", a, some.G, a)
+    def error(self) -> Tensor:
+        """What the best coefficients leave (bins,), summed over an image."""
+        a = self.best()
+        return self.e - 2 * (a * self.b).sum(1) + torch.einsum("bk,bkl,bl->b", a, self.G, a)
 
 
 def residual_scale(base: Base, x0: Tensor, ids: Sequence[str], key: Key, draws: int = 8) -> Tensor:

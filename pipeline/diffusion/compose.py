@@ -93,6 +93,7 @@ class Base(Network):
     config: Config
     mean: Tensor
     null: Tensor
+    bare: Tensor
     error: Tensor
     stack: Tensor
     scale: Tensor
@@ -114,11 +115,28 @@ class Base(Network):
         self.register_buffer("mean", torch.zeros(config.shape))
         # The variance of what no view sees that is heard: below each of `leasts`, then above all.
         self.register_buffer("null", torch.ones(len(config.leasts) + 1) if config.leasts else torch.ones(()))
+        # The same if one of `groups` were left out, which only a comparison needs, before anything is kept.
+        self.register_buffer(
+            "bare", self.null.new_full((len(self.groups), *self.null.shape), math.nan), persistent=False
+        )
         self.register_buffer("error", torch.ones(len(config.views), config.bins.count))
         self.register_buffer("stack", torch.zeros(len(config.views) + (self.mode is Mode.STACK), config.bins.count))
         self.register_buffer("scale", torch.ones(config.bins.count))
         self.register_buffer("leasts", torch.tensor(config.leasts), persistent=False)
         self.register_buffer("visible", torch.stack([visible(A) for A in self.maps]), persistent=False)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The numbers of views that only come and go together, as they share one told network."""
+        found: list[list[int]] = []
+        told: list[int] = []
+        for k, view in enumerate(self.config.views):
+            if isinstance(view.model, Asked.Config) and view.model.told is None:
+                told.append(k)
+                continue
+            found.append([k])
+            told = found[-1] if isinstance(view.model, Asked.Config) else told
+        return found
 
     def take(self, trained: Sequence[Network]) -> None:
         """Have the weights of trained models, one a view; views that share a told one are given it each."""
@@ -151,15 +169,17 @@ class Base(Network):
         lifts = [A.adjoint(y - A(mean)) for A, y in zip(self.maps, shown, strict=True)]
         return [expand(heard, mean) * lift for heard, lift in zip(self.heard(sigma, without), lifts, strict=True)]
 
-    def directions(self, mean: Tensor, x: Tensor, sigma: Tensor, shown: list[Tensor]) -> list[Tensor]:
+    def directions(
+        self, mean: Tensor, x: Tensor, sigma: Tensor, shown: list[Tensor], without: int | None = None
+    ) -> list[Tensor]:
         """Along which the combination is corrected: the lifts, and, where nothing else has looked at x, x itself."""
-        lifts = self.lifts(mean, sigma, shown)
+        lifts = self.lifts(mean, sigma, shown, without)
         return [*lifts, x - mean] if self.mode is Mode.STACK else lifts
 
     def heard(self, sigma: Tensor, without: int | None = None) -> list[Tensor]:
-        """Whether each view's model is valid at σ (B,), and not view number `without`: 0 or 1, (B,) each."""
-        views = enumerate(self.config.views)
-        return [torch.zeros_like(sigma) if k == without else (sigma >= view.least).to(sigma) for k, view in views]
+        """Whether each view's model is valid at σ (B,), and it is not of group `without`: 0 or 1, (B,) each."""
+        views, left = enumerate(self.config.views), () if without is None else self.groups[without]
+        return [torch.zeros_like(sigma) if k in left else (sigma >= view.least).to(sigma) for k, view in views]
 
     def precision(self, sigma: Tensor, without: int | None = None) -> Tensor:
         """Each view's weight 1/mse_k (K, B) at σ (B,), and 0 where it is not heard."""
@@ -174,9 +194,10 @@ class Base(Network):
         weights = self.precision(sigma, without)
         return [expand(w, x) for w in weights / weights.amax(0).clamp_min(1e-30)]
 
-    def fallback(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """D₀ (B, *): what is known of an image without any view."""
-        null = self.null[torch.bucketize(sigma, self.leasts, right=True)] if self.null.ndim else self.null
+    def fallback(self, x: Tensor, sigma: Tensor, without: int | None = None) -> Tensor:
+        """D₀ (B, *): what is known of an image without any view, if group `without` sees nothing."""
+        null = self.null if without is None else self.bare[without]
+        null = null[torch.bucketize(sigma.contiguous(), self.leasts, right=True)] if null.ndim else null
         return self.mean + expand(null / (null + sigma**2), x) * (x - self.mean)
 
     def combine(
@@ -184,9 +205,9 @@ class Base(Network):
     ) -> Tensor:
         """The combination (B, *) of the views' own estimates, each (B, *out_k), before it is stacked.
 
-        In another `mode` than the base's own, and `without` one of the views, to compare.
+        In another `mode` than the base's own, and `without` one group of the views, to compare.
         """
-        mode, fallback = mode or self.mode, self.fallback(x, sigma)
+        mode, fallback = mode or self.mode, self.fallback(x, sigma, without)
         if mode is Mode.STACK:
             return fallback
         if mode not in (Mode.LS, Mode.BLUE):

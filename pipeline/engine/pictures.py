@@ -104,11 +104,12 @@ def named(images: np.ndarray, names: Sequence[str]) -> bytes:
 def curves(
     x: Sequence[float], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str, log_y: bool = False
 ) -> bytes:
-    """Lines over a logarithmic axis, labelled at their ends rather than by colour alone."""
-    figure = _figure()
+    """Lines over a logarithmic axis, told apart by markers, not by colour alone; with `log_y` zeros are left out."""
+    figure = drawing()
     axes = figure.add_subplot()
     for (name, y), marker in zip(lines.items(), "osD^vPX*<>" * 4):
-        axes.plot(x, y, marker=marker, markersize=4, linewidth=1.4, label=name)
+        shown = [value if value > 0 or not log_y else math.nan for value in y]
+        axes.plot(x, shown, marker=marker, markersize=4, linewidth=1.4, label=name)
     axes.set_xscale("log")
     if log_y:
         axes.set_yscale("log")
@@ -118,14 +119,31 @@ def curves(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return as_png(figure)
+
+
+def courses(lines: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> bytes:
+    """Lines of points (x, y) of their own each, such as losses over images seen; on a logarithmic y where all allow."""
+    figure = drawing()
+    axes = figure.add_subplot()
+    for (name, points), marker in zip(lines.items(), "osD^vPX*<>" * len(lines)):
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, linewidth=1.2, label=_label(name))
+    if all(y > 0 for points in lines.values() for _, y in points):
+        axes.set_yscale("log")
+        _plain(axes.yaxis)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25)
+    if len(lines) <= 12:
+        axes.legend(frameon=False, fontsize=8)
+    return as_png(figure)
 
 
 def bars(
     values: Mapping[str, float], x_label: str, ends: Mapping[str, tuple[float | None, float | None]] | None = None
 ) -> bytes:
     """One horizontal bar a name, with its number and, where there are any, the ends of its interval."""
-    figure = _figure(height=0.6 + 0.42 * len(values))
+    figure = drawing(height=0.6 + 0.42 * len(values))
     axes = figure.add_subplot()
     axes.barh(list(values), list(values.values()), color="#4477aa")
     for row, (name, value) in enumerate(values.items()):
@@ -142,7 +160,7 @@ def bars(
     axes.invert_yaxis()
     axes.set_xlabel(x_label)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return as_png(figure)
 
 
 @dataclass(frozen=True)
@@ -178,7 +196,7 @@ def parallel(axes: Sequence[Axis], scores: Sequence[float], score: str, best: in
     """Parallel coordinates: a line a trial through its options to its score, dark where that is small; `best` thick."""
     from matplotlib import colormaps
 
-    figure = _figure(width=max(7.2, 1.8 * (len(axes) + 1)))
+    figure = drawing(width=max(7.2, 1.8 * (len(axes) + 1)))
     plot = figure.add_subplot()
     every = [*axes, Axis(score, scores)]
     places = [axis.places() for axis in every]
@@ -203,14 +221,14 @@ def parallel(axes: Sequence[Axis], scores: Sequence[float], score: str, best: in
     plot.set_xlim(-0.15, len(every) - 0.55)
     plot.set_yticks([])
     plot.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def effects(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int) -> bytes:
     """A small plot an option: each trial's score against its value; `best` marked."""
     columns = min(3, len(axes))
     rows = -(-len(axes) // columns)
-    figure = _figure(width=max(4.2, 3.2 * columns), height=2.8 * rows)
+    figure = drawing(width=max(4.2, 3.2 * columns), height=2.8 * rows)
     for i, axis in enumerate(axes):
         plot = figure.add_subplot(rows, columns, i + 1)
         where, ticks = axis.places()
@@ -224,7 +242,7 @@ def effects(axes: Sequence[Axis], scores: Sequence[float], score: str, best: int
             plot.set_ylabel(score, fontsize=9)
         plot.grid(alpha=0.25)
         plot.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _plain(axis: Any) -> None:
@@ -246,7 +264,8 @@ def _label(value: Any) -> str:
     return (text if len(text) <= 18 else f"{text[:17]}…").replace("$", r"\$")  # matplotlib would set formulas
 
 
-def _figure(height: float = 4.2, width: float = 7.2) -> Figure:
+def drawing(height: float = 4.2, width: float = 7.2) -> Figure:
+    """A blank figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -255,7 +274,8 @@ def _figure(height: float = 4.2, width: float = 7.2) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -71,7 +71,10 @@ def relayed(board: Any, topic: str, tracker: Tracker | None = None) -> Iterator[
                 raise
             return
         for post in posts:
-            if "said" not in post:
+            if "png" in post:
+                if tracker is not None:
+                    tracker.picture(post["picture"].replace("/", "-"), post["png"])
+            elif "said" not in post:
                 try:
                     if tracker is not None:
                         tracker.metrics(post["values"], at=post["at"])

@@ -12,9 +12,9 @@ PAGE = """<!doctype html>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; }
-td, th { padding: .25rem .9rem .25rem 0; text-align: left; overflow-wrap: anywhere; min-width: 2.5rem; }
-td:first-child { overflow-wrap: break-word; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; }
+td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
+td:not(.number) { min-width: 5rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #ddd; }
 img { max-width: 100%; image-rendering: pixelated; } figure { margin: 1rem 0; } figcaption { color: #555; }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
@@ -24,10 +24,12 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 {% for part in parts %}
 <h2>{{ part.title }}</h2>
 {% for text in part.texts %}<p>{{ text }}</p>{% endfor %}
-{% if part.rows %}<table><tr>{% for name in part.header %}<th>{{ name }}</th>{% endfor %}</tr>
+{% if part.rows %}<div class="wide"><table><tr>{% for name in part.header %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in part.rows %}<tr>{% for cell in row %}
-<td{% if cell is number %} class="number"{% endif %}>{{ cell | digits if cell is float else cell }}</td>
-{% endfor %}</tr>{% endfor %}</table>{% endif %}
+<td{% if cell is number %} class="number"{% endif %}>
+{%- if cell.href is defined %}<a href="{{ cell.href }}">{{ cell.text }}</a>
+{%- else %}{{ cell | digits if cell is float else cell }}{% endif %}</td>
+{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 {% for caption, data in part.pictures %}<figure>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
@@ -37,6 +39,18 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file below the page's own folder, or beside it."""
+
+    text: str
+    href: str
+
+    def __post_init__(self) -> None:
+        if ":" in self.href or self.href.startswith("/"):
+            raise ValueError(f"{self.href} leads away from the store: give a relative path")
+
+
 @dataclass
 class Section:
     """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text."""
@@ -44,7 +58,7 @@ class Section:
     title: str
     texts: Sequence[str] = ()
     header: Sequence[str] = ()
-    rows: Sequence[Sequence[str | float | int]] = ()
+    rows: Sequence[Sequence[str | float | int | Link]] = ()
     pictures: Sequence[tuple[str, bytes]] = ()
     code: str = ""
 

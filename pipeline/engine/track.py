@@ -1,26 +1,30 @@
 """MLflow: one run a step, the same one across restarts; parameters flat, metrics only ever forward in time.
 
-The driver is the only writer. A tracking server that is away stops nothing, not even where it is away from the
-beginning: what could not be delivered is kept while the step runs, tried again, and said once.
+The driver is the only writer, and never waits for the server: it writes letters (spool.py), which a thread delivers
+(courier.py, scribe.py). A server that is away stops nothing, not even where it is away from the beginning.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import getpass
 import hashlib
 import logging
 import os
 import random
 import re
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from pipeline.engine import lineage
+from pipeline.engine.courier import CLOSE_SECONDS, Courier
+from pipeline.engine.scribe import Scribe
+from pipeline.engine.spool import FOLDER, Letter, Spool
 from pipeline.flat import leaves
 from pipeline.graph import Enough, Step
 from pipeline.identity import dumps
@@ -30,36 +34,58 @@ from pipeline.store import Store, slug
 
 log = logging.getLogger("kintsugi")
 Listener = Callable[[Step, Mapping[str, float], int], None]
-FLUSH_SECONDS = 2.0
-AWAY_SECONDS = 30.0  # between attempts to reach a server that did not answer
+# It prints addresses on standard output otherwise, passwords and all.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-MOST = 1000  # metrics in one delivery, as MLflow allows
-WARNINGS, LONGEST = "kintsugi.warnings", 5000  # a tag, and how long MLflow lets it be
+SCHEMES = {"http", "https", "databricks", "databricks-uc", "uc"}
+DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 
 
 def default_uri(store: Store) -> str:
     """`MLFLOW_TRACKING_URI` if set, else a sqlite file inside a local store.
 
     Raises:
-        ValueError: the store is remote and no server is named, or a folder is named, which MLflow 3 refuses.
+        ValueError: the store is remote and no server is named, or what is named is none, as a folder, which MLflow 3
+            refuses.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
-        check_no_folder(uri)
+        check_uri(uri)
         return uri
     if not store.place.is_local:
         raise ValueError(f"the store {store.url} is remote: name an MLflow server in MLFLOW_TRACKING_URI")
     return f"sqlite:///{store.place.root}/mlflow.db"
 
 
-def check_no_folder(uri: str) -> None:
-    """Raises: ValueError: MLflow would keep its runs in a folder there, which it refuses by now."""
-    if uri.startswith(("file:", "/", ".")) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-        raise ValueError(f"MLFLOW_TRACKING_URI is a folder ({uri}): name a server, or a database, sqlite:////PATH.db")
+def check_uri(uri: str) -> None:
+    """Raises: ValueError: this is no server and no database; MLflow refuses folders by now."""
+    shown, how = without_password(uri), "name a server, http://HOST:PORT, or a database, sqlite:////PATH.db"
+    if uri.startswith(("file:", "/", ".", "~")):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+            raise ValueError(f"MLFLOW_TRACKING_URI is a folder ({shown}): {how}")
+        return
+    scheme, separator, rest = uri.partition(":")
+    kind = scheme.split("+")[0]
+    if kind not in SCHEMES | DATABASES or not (separator or kind in SCHEMES - {"http", "https"}):
+        raise ValueError(f"MLFLOW_TRACKING_URI is {shown}, which MLflow does not know: {how}")
+    if kind in ("http", "https"):
+        try:
+            found = urlsplit(uri)
+            whole = bool(found.hostname) and found.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(f"MLFLOW_TRACKING_URI is {shown}, which has no host, or no port: {how}")
+    elif not rest.startswith("//"):
+        raise ValueError(f"MLFLOW_TRACKING_URI is {shown}, which names no database: {how}")
 
 
 def patient() -> None:
-    """To be called before MLflow is imported: it tries for minutes otherwise, and tells its makers."""
-    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", **PATIENCE}.items():
+    """To be called before MLflow is imported: it tries for minutes otherwise, tells its makers, and draws bars."""
+    for name, value in {**QUIET, **PATIENCE}.items():
         os.environ.setdefault(name, value)
 
 
@@ -79,6 +105,7 @@ class Subject:
         tags: further ones.
         options: as JSON values, logged as parameters.
         parent: the run that it is nested in.
+        inputs: the sets it learns from, as fields of `mlflow.entities.Dataset`.
     """
 
     key: str
@@ -86,30 +113,47 @@ class Subject:
     tags: Mapping[str, str] = field(default_factory=dict)
     options: Any = None
     parent: Run | None = None
+    inputs: Sequence[Mapping[str, str]] = ()
 
     @classmethod
-    def step(cls, step: Step) -> Subject:
+    def step(cls, step: Step, store: Store) -> Subject:
         """A step."""
-        return cls(step.address, step.label, {"kintsugi.fingerprint": step.fingerprint}, step.config)
+        return cls(step.address, step.label, lineage.tags(step, store), step.config, None, lineage.inputs(step, store))
 
 
 class Tracking:
-    """An MLflow experiment: `with tracking.run(step) as tracker` is that step's run."""
+    """An MLflow experiment: `with tracking.run(step) as tracker` is that step's run.
 
-    def __init__(self, store: Store, experiment: str, listen: Listener = lambda step, values, at: None):
+    To be used as a context: what MLflow was not told when it ends stays in the store, for the next.
+
+    Args:
+        store: where the steps' artifacts are.
+        experiment: the name of MLflow's.
+        listen: called with each step's metrics.
+        patience: seconds for what is left at the end; None: as long as the server answers.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        experiment: str,
+        listen: Listener = lambda step, values, at: None,
+        patience: float | None = CLOSE_SECONDS,
+    ):
         patient()
         import mlflow
 
         for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = default_uri(store)
+        own = self.uri == f"sqlite:///{store.place.root}/mlflow.db"
         with _alone(store.place) if self.uri.startswith("sqlite:") else contextlib.nullcontext():
-            self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-        self.listen = listen
-        self._name = experiment
-        self._artifacts = f"{store.url}/mlflow" if store.place.is_local else None
-        self._lock = threading.Lock()
-        self._silent = False
+            client = mlflow.MlflowClient(tracking_uri=self.uri)
+        # Elsewhere files are kept where the server wants them: it could not show what lies in a folder of ours.
+        scribe = Scribe(client, f"{store.url}/mlflow" if own else None)
+        self.store, self.experiment, self.listen, self._patience = store, experiment, listen, patience
+        self.courier = Courier(lambda: scribe, Spool(store.place / FOLDER), self._away)
+        self.courier.start()
         self._open: list[Run] = []
 
     def __enter__(self) -> Tracking:
@@ -119,11 +163,17 @@ class Tracking:
         """Runs still open belong to steps that were interrupted."""
         for run in list(self._open):
             run.close("KILLED")
+        if left := self.courier.close(self._patience):
+            where = without_password(self.store.url)
+            log.warning(
+                "MLflow was not told everything: %d messages wait in %s/%s for the next run", left, where, FOLDER
+            )
 
     @contextlib.contextmanager
     def run(self, step: Step) -> Iterator[Run]:
         """The step's run, closed as what became of the step."""
-        with self.of(Subject.step(step), lambda values, at: self.listen(step, values, at)) as run:
+        subject = Subject.step(step, self.store)
+        with self.of(subject, lambda values, at: self.listen(step, values, at)) as run:
             yield run
 
     @contextlib.contextmanager
@@ -141,136 +191,65 @@ class Tracking:
         finally:
             self._open.remove(run)
 
-    def deliver(self, send: Callable[[], object]) -> bool:
-        """Whether `send` got through. Losing a point on a chart must not cost a training run."""
-        try:
-            with self._lock:
-                send()
-        except Exception as error:
-            if not self._silent:
-                log.warning("MLflow: %s", without_password(f"{self.uri}: {error}"))
-            self._silent = True
-            return False
-        return True
-
-    def run_id(self, subject: Subject) -> str:
-        """The subject's run, found or made. Called within `deliver`."""
-        experiment = self._experiment
-        known = self.client.search_runs([experiment], f"tags.`kintsugi.address` = '{subject.key}'", max_results=1)
-        if known:
-            self.client.update_run(known[0].info.run_id, status="RUNNING")
-            if not known[0].data.params:  # an attempt that ended before it could log them
-                self._parameters(known[0].info.run_id, subject.options)
-            return known[0].info.run_id
-        tags = {"kintsugi.address": subject.key, **subject.tags}
-        if subject.parent is not None:
-            tags["mlflow.parentRunId"] = subject.parent.known()
-        made = self.client.create_run(experiment, run_name=subject.name, tags=tags)
-        self._parameters(made.info.run_id, subject.options)
-        return made.info.run_id
-
-    @functools.cached_property
-    def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self._name)
-        return found.experiment_id if found else self.client.create_experiment(self._name, self._artifacts)
-
-    def _parameters(self, run_id: str, options: Any) -> None:
-        from mlflow.entities import Param
-
-        flat = {} if options is None else leaves(options)
-        params = [Param(_key(path), without_password(str(value))[:500]) for path, value in flat.items()]
-        for i in range(0, len(params), 100):
-            self.client.log_batch(run_id, params=params[i : i + 100])
+    def _away(self, error: Exception) -> None:
+        said = without_password(" ".join(f"{self.uri}: {error}".split()))[:400]
+        log.warning("MLflow: %s; what it is not told now is kept in the store, and told later", said)
 
 
 class Run:
-    """A `Tracker`, of one step as a rule: buffers what is to be logged, drops what an earlier attempt had logged."""
+    """A `Tracker`, of one step as a rule: writes letters, and drops what it had said before."""
 
     def __init__(
         self, tracking: Tracking, subject: Subject, listen: Callable[[Mapping[str, float], int], None] | None = None
     ):
-        self.tracking, self.subject, self.listen = tracking, subject, listen
-        self._id = ""
-        self._metrics: list[tuple[str, float, int, int]] = []
-        self._files: list[tuple[str, bytes]] = []
-        self._said: list[str] = []
-        self._told: list[str] = []
+        self.subject, self.listen = subject, listen
+        self._tracking = tracking
         self._last: dict[str, int] = {}
-        self._again = 0.0
-        self._flush()
+        flat = {} if subject.options is None else leaves(subject.options)
+        self._post(
+            "begin",
+            {
+                "name": subject.name,
+                "tags": {**_who(), **subject.tags},
+                "params": {_key(path): without_password(str(value))[:500] for path, value in flat.items()},
+                "parent": None if subject.parent is None else subject.parent.subject.key,
+                "inputs": [dict(one) for one in subject.inputs],
+                "start": _now(),
+            },
+        )
 
     def metrics(self, values: Mapping[str, float], at: int) -> None:
         """Log scalars at `at` images; a key never goes back to an earlier `at`."""
         if self.listen is not None:
             self.listen(values, at)
-        now = int(time.time() * 1000)
+        now, fresh = _now(), []
         for key, value in values.items():
-            if at > self._last.get(slug(key), -1):
-                self._last[slug(key)] = at
-                self._metrics.append((slug(key), float(value), now, at))
-        if time.monotonic() > self._again:
-            self._flush()
+            key = slug(key)
+            if at > self._last.get(key, -1):
+                self._last[key] = at
+                fresh.append((key, float(value), now, at))
+        if fresh:
+            self._post("metrics", fresh)
 
     def picture(self, name: str, png: bytes) -> None:
         """Log a PNG as an artifact."""
-        self._files.append((name, png))
+        self._post("file", {"name": name, "data": base64.b64encode(png).decode()})
 
     def card(self, name: str, content: Mapping[str, Any]) -> None:
         """Log a JSON document as an artifact."""
-        self._files.append((name, dumps(content).encode()))
+        name = name if name.endswith(".json") else f"{name}.json"  # by which MLflow's pages know how to show it
+        self._post("file", {"name": name, "data": base64.b64encode(dumps(content).encode()).decode()})
 
     def warn(self, text: str) -> None:
         """Log a sentence, as a line of the tag `kintsugi.warnings`."""
-        self._said.append(without_password(text))
+        self._post("warn", without_password(text))
 
     def close(self, status: str) -> None:
-        """Deliver what is left and end the run."""
-        if self._flush():
-            self.tracking.deliver(lambda: self.tracking.client.set_terminated(self._id, status))
+        """End the run."""
+        self._post("end", {"status": status, "when": _now()})
 
-    def known(self) -> str:
-        """Its id, found or made now. Called within `deliver`."""
-        if not self._id:
-            self._begin(self.tracking.run_id(self.subject))
-        return self._id
-
-    def _flush(self) -> bool:
-        """Whether nothing is left to deliver."""
-        came = self.tracking.deliver(self._send)
-        self._again = time.monotonic() + (FLUSH_SECONDS if came else AWAY_SECONDS)
-        return came
-
-    def _send(self) -> None:
-        from mlflow.entities import Metric
-
-        client = self.tracking.client
-        self.known()
-        while batch := self._metrics[:MOST]:
-            client.log_batch(self._id, metrics=[Metric(key, value, when, at) for key, value, when, at in batch])
-            del self._metrics[: len(batch)]
-        if self._said:
-            count = len(self._said)
-            client.set_tag(self._id, WARNINGS, "\n".join([*self._told, *self._said[:count]])[-LONGEST:])
-            self._told += self._said[:count]
-            del self._said[:count]
-        while self._files:
-            name, data = self._files[0]
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / Path(name).name
-                path.write_bytes(data)
-                client.log_artifact(self._id, str(path))
-            del self._files[0]
-
-    def _begin(self, run_id: str) -> None:
-        """Take up a run where an earlier attempt left it."""
-        data = self.tracking.client.get_run(run_id).data
-        self._told = data.tags.get(WARNINGS, "").splitlines()
-        for key in data.metrics:
-            points = self.tracking.client.get_metric_history(run_id, key)
-            seen = max((point.step for point in points), default=-1)
-            self._metrics = [metric for metric in self._metrics if metric[0] != key or metric[3] > seen]
-            self._last[key] = max(seen, self._last.get(key, -1))
-        self._id = run_id
+    def _post(self, kind: str, content: Any) -> None:
+        self._tracking.courier.post(Letter(self._tracking.experiment, self.subject.key, kind, content))
 
 
 @contextlib.contextmanager
@@ -290,3 +269,15 @@ def _key(path: str) -> str:
     if key == path and len(key) <= 250:
         return key
     return f"{key[:230]}-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+@functools.cache
+def _who() -> dict[str, str]:
+    """Who runs what, as MLflow's own runs say it."""
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a user without a name
+        return {"mlflow.user": getpass.getuser(), "mlflow.source.name": "kintsugi", "mlflow.source.type": "LOCAL"}
+    return {"mlflow.source.name": "kintsugi", "mlflow.source.type": "LOCAL"}

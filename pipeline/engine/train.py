@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine import cluster
+from pipeline.engine import cluster, machine, preview
 from pipeline.engine.conceded import Conceded, conceding
 from pipeline.engine.kept import checkpoints
 from pipeline.engine.pulse import END, PULSE, SAVE, Alarm, Order
@@ -75,6 +75,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
     if at.scale.most is not None and worlds[-1] < at.scale.most:
         log.warning("%d workers cannot share a batch of %d: at most %d do", at.scale.most, cadence.batch, worlds[-1])
     how = {"make": make, "save": save, "out": at.out, "cadence": cadence, "scale": at.scale, "board": cluster.board()}
+    how["machine"] = machine.wanted()
     with cluster.training() as (topic, ended), relayed(cluster.board(), topic, at.tracker) as enough:
         while "stopped" in (returned := _groups({**how, "topic": topic}, at, worlds)):
             if ended.is_set():
@@ -160,9 +161,9 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     divided = scale.shard and world > 1
     last: Metrics = {}
 
-    def post(state: State, metrics: Metrics) -> None:
+    def post(state: State, metrics: Metrics, busy: Metrics) -> None:
         last.update(metrics)
-        how["board"].post.remote(how["topic"], {"at": state.images, "values": dict(last)})
+        how["board"].post.remote(how["topic"], {"at": state.images, "values": last | busy})
 
     with checkpoints(how["out"], scale.keep, write=rank == 0) as kept, Background(kept) as saving:
         try:
@@ -189,16 +190,24 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
             if rank == 0:
                 how["out"].write(name, data)
 
+        def draw(state: State) -> None:
+            if png := preview.preview(state.average, min(preview.COUNT, cadence.batch)):
+                write(preview.name(state.images), png)
+                how["board"].post.remote(how["topic"], {"picture": preview.name(state.images), "png": png})
+
         hooks = []
         if rank == 0:
             rate, held = Rate(course), course.held
             if held is not None and not divided:  # before the post that carries it
                 tenth = max(cadence.batch, course.clock.images // 10)
                 hooks.append(Every(tenth, lambda state, metrics: last.update(held_out=held(state.average))))
-            hooks.append(Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state))))
+            busy = machine.Machine(device) if how["machine"] else dict
+            hooks.append(Every(cadence.post, lambda state, metrics: post(state, metrics | rate(state), busy())))
         if rank == 0 or divided:  # what is divided is brought together by all
             if cadence.averages is not None:  # before the checkpoint after which they would not be made again
                 hooks.append(Every(cadence.averages, lambda state, metrics: write(*written(state))))
+            if not divided:  # before the checkpoint, too
+                hooks.append(Every(cadence.checkpoint, lambda state, metrics: draw(state)))
             hooks.append(Every(cadence.checkpoint, lambda state, metrics: keep(state)))
         with PULSE:
             wrapped = None

@@ -24,7 +24,7 @@ from pipeline.engine.ledger import FAILED, FINISHED, STOPPED, Ledger, Trial
 from pipeline.graph import Enough
 
 if TYPE_CHECKING:
-    from ray.tune import Callback
+    from ray.tune import Callback, ProgressReporter
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -103,6 +103,7 @@ def sweep(plan: Plan, ledger: Ledger, drive: Drive, listen: Callable[[Trial], No
                 storage_path=folder,
                 verbose=0,
                 callbacks=[_callback(turns)],
+                progress_reporter=_silent(),
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         )
@@ -208,3 +209,14 @@ def _callback(turns: _Turns) -> Callback:
             return tune.Callback, ()  # Tune keeps a copy for a restart that is ours to do
 
     return Watch()
+
+
+def _silent() -> ProgressReporter:
+    """In a notebook Tune would wipe away what the cell shows, whatever its verbosity."""
+    from ray import tune
+
+    class Silent(tune.ProgressReporter):
+        def should_report(self, trials: list, done: bool = False) -> bool:
+            return False
+
+    return Silent()

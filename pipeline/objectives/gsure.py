@@ -22,7 +22,7 @@ code has 1e-4 (1 − ᾱ) for every s₀ with the target ȳ: neither is unbiased
 direction of signs (Hutchinson 1990). Without noise C = 0, and nothing of this is needed.
 
 The minimum is f_j(u) = E[x̄_j | u, P_j = 1]: with P = I the denoiser D itself, for σ ≥ s₀; behind masks what is right
-for images with as many holes, which whole images are not: exact only as masks hide little (docs/gsure.md).
+for images with as many holes, which whole images are not: exact only as masks hide little (docs/recipes/gsure.md).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from stages.versus import Trial, Versus
 
 
 class Method(Enum):
-    """What is compared; `docs/noisy.md` says more of each."""
+    """What is compared; `docs/recipes/` says more of each."""
 
     EARLY = "clean_early"  # the clean images alone, stopped early: what rounds start from
     CLEAN = "clean_only"

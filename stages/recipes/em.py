@@ -2,8 +2,8 @@
 
 Monte-Carlo expectation maximisation (Rozet et al. 2024, "Learning diffusion priors from observations by expectation
 maximization", arXiv 2405.13712): a Gaussian is fitted to the rows exactly, then every lap draws each row's image from
-what the model believes given the row (moment matching) and trains the model on the draws. docs/em.md says what is
-assumed.
+what the model believes given the row (moment matching) and trains the model on the draws.
+docs/recipes/em.md says what is assumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """gsure: a denoiser of clean images from damaged ones alone, in one training, by an unbiased estimate of its error.
 
 Kawar et al. ("GSURE-Based Diffusion Model Training with Corrupted Data", arXiv 2305.13128), with the coefficients that
-make the estimate unbiased (pipeline/objectives/gsure.py derives them). docs/gsure.md says what is assumed.
+make the estimate unbiased (pipeline/objectives/gsure.py derives them). docs/recipes/gsure.md says what is assumed.
 """
 
 from __future__ import annotations

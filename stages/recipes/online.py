@@ -2,7 +2,7 @@
 
 Pretrained on a few clean images; then one training, the optimiser kept throughout, between whose parts the restored
 images that are oldest are made anew by the averaged weights so far ("SFBD flow", Lu et al., arXiv 2506.02371: Online
-SFBD). docs/noisy.md says at which rate that comes near the truth.
+SFBD). docs/recipes/online.md says at which rate that comes near the truth.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from stages.restore import Restore
 from stages.sample import Sample
 from stages.sets import Arrived, Stored
 from stages.train import Fit, Share, Train
-from stages.views import Named, default_views, parts, require_levels
+from stages.views import Named, default_views, parts, require_heard, require_levels
 
 
 def partial_views(
@@ -179,6 +179,8 @@ def partial_views(
     fits |= ({"completed_fit": completed_fit} if rounds else {}) | ({"clean_fit": clean_fit} if full_view else {})
     for name, fit in fits.items():
         require_levels(name, fit.levels, Heun())
+    for view in chosen:
+        require_heard(view, Heun())
     wide = Scale(workers=readers)
     taken = Ingest(source, shape, resize, colour is False, labels, on_bad, budget, snapshot(source))
     full = step(taken, "ingest", wide)

@@ -2,7 +2,7 @@
 
 Pretrained on a few clean images; then every round restores the noisy ones along the probability flow from their own
 noise to none and fine-tunes on what comes out and on the clean images ("Stochastic Forward-Backward Deconvolution", Lu
-et al., arXiv 2502.05446). docs/noisy.md says at which rate that comes near the truth, and what the options add.
+et al., arXiv 2502.05446). docs/recipes/sfbd.md says at which rate that comes near the truth, and what the options add.
 """
 
 from __future__ import annotations

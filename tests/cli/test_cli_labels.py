@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from doubles import Silent
 from PIL import Image
-from test_cli_models import _Quiet
 
 from pipeline.data.records import Examples
 from pipeline.diffusion.guide import ClassifierFree
@@ -31,7 +31,7 @@ from stages.sample import Sample
 @pytest.fixture
 def models(kintsugi, monkeypatch):
     """The command with models in the store, of three, two and no classes; all is done in this process."""
-    monkeypatch.setattr(track, "Tracking", _Quiet)
+    monkeypatch.setattr(track, "Tracking", Silent)
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((2.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given: function(*given))
     monkeypatch.setattr(tasks, "each", lambda function, items, at: map(function, items))
@@ -72,7 +72,7 @@ def test_the_batch_makes_no_difference():
     made = []
     for size in (1, 3, 7):
         asked = Sample(Given.find(store, "model/model"), 7, Heun(4), batch=size, labels=(2, 0), classifier_free=True)
-        made.append(stage._alone(asked, lambda asked=asked: stage._open(asked, artifact, None, None, None)))
+        made.append(stage.drawn(asked, lambda asked=asked: stage.ready(asked, artifact, None, None, None)))
     for other in made[1:]:
         assert np.abs(other.images.astype(int) - made[0].images).max() <= 1
 
@@ -83,7 +83,7 @@ def test_many_images_are_drawn_by_all_workers_and_are_the_same(models, monkeypat
     kintsugi, _, _ = models
     model, pieces = Given.find(Store("runs"), "model/model"), []
     asked = Sample(model, 8, Heun(4), seed=5, labels=(0, 1, 2, 2))
-    whole = stage._alone(asked, lambda: stage._open(asked, Store("runs").artifact(model.address), None, None, None))
+    whole = stage.drawn(asked, lambda: stage.ready(asked, Store("runs").artifact(model.address), None, None, None))
 
     def pool(function, items, at, load=None):
         assert at.scale == Scale(workers=2, gpus=0)
@@ -177,24 +177,21 @@ def test_a_model_that_was_always_told_a_label_does_not_do_without():
     backbone = json.loads(artifact.read("denoiser.json"))["backbone"]
     for share, always in ((0.0, "its label"), (0.1, "")):
         artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": share}}
-        assert stage._always_told(artifact) == always
+        assert stage.always_told(artifact) == always
     some = SimpleNamespace(
         manifest={"config": {"backbone": backbone, "fit": {"unconditional": 0}}},
         names=lambda: ["metrics.json"],
         json=lambda name: {"untold": 3},
     )
-    assert not stage._always_told(some), "three images came without a label"
+    assert not stage.always_told(some), "three images came without a label"
     artifact.manifest["config"] = {"backbone": backbone, "fit": {"unconditional": 0}}
     for asked in (
         Sample(Given.find(store, "model/model")),
         Sample(Given.find(store, "model/model"), labels=(0,), classifier_free=True),
     ):
-
-        class At:
-            open = staticmethod(lambda step: artifact)
-
+        at = SimpleNamespace(open=lambda step: artifact, store=store)
         with pytest.raises(ValueError, match="was told its label with every image"):
-            asked.run(At())  # type: ignore[arg-type]
+            asked.run(at)  # type: ignore[arg-type]
     for strange in ({}, {"backbone": 3, "fit": []}, {"backbone": {"condition": "x"}, "fit": {"unconditional": 0}}):
         artifact.manifest["config"] = strange
-        assert not stage._always_told(artifact)
+        assert not stage.always_told(artifact)

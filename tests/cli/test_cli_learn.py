@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cli_models import _Quiet
+from doubles import Silent
 
 from pipeline.engine import track
 from pipeline.learning.weights import unpack
@@ -20,7 +20,7 @@ SPEED = ("--scale.micro", "8", "--scale.checkpointing", "--scale.channels-last",
 
 
 def test_options_reach_training_and_an_average_is_chosen_after_it(kintsugi, one_ray, monkeypatch):
-    monkeypatch.setattr(track, "Tracking", _Quiet)
+    monkeypatch.setattr(track, "Tracking", Silent)
 
     def learn(*words):
         said = kintsugi("run", "learn", "--json", *words)

@@ -16,20 +16,12 @@ pytestmark = pytest.mark.ray
 @pytest.fixture
 def models(kintsugi, one_ray, monkeypatch):
     """The command with two untrained models in the store, of 8x8 and of 4x4."""
-    monkeypatch.setattr(track, "Tracking", _Quiet)
+    monkeypatch.setattr(track, "Tracking", Silent)
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
         small = kintsugi("run", "model", "--side", "4", "--json").json["target"]
         assert kintsugi("run", "model").code == 0
     return kintsugi, small
-
-
-class _Quiet(Silent):
-    def picture(self, name, png):
-        pass
-
-    def card(self, name, content):
-        pass
 
 
 def test_images_are_drawn_once_and_measured(models, tmp_path):

@@ -107,7 +107,7 @@ def test_plots_are_pictures_and_the_same_twice():
 
 @pytest.mark.parametrize("y", [[0.2, 0.9], [0.05, 3.0], [1e-3, 20.0]])
 def test_logarithmic_axes_have_plain_numbers(monkeypatch, y):
-    monkeypatch.setattr(pictures, "_png", lambda figure: figure)
+    monkeypatch.setattr(pictures, "as_png", lambda figure: figure)
     figure: Any = curves([0.02, 80], {"a": y}, "σ", "error", log_y=True)
     figure.canvas.draw()
     for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
@@ -120,3 +120,19 @@ def test_logarithmic_axes_have_plain_numbers(monkeypatch, y):
         seen = [text for text in seen if text]
         assert len(seen) >= 2
         assert all(low <= float(text) <= high for text in seen), seen
+
+
+def test_what_is_zero_is_left_out_of_a_logarithmic_plot_rather_than_drawn_as_a_fall(monkeypatch):
+    monkeypatch.setattr(pictures, "as_png", lambda figure: figure)
+    figure: Any = curves([0.1, 1, 10], {"a": [0.0, 2, 3]}, "σ", "energy", log_y=True)
+    assert np.isfinite(figure.axes[0].lines[0].get_ydata()).tolist() == [False, True, True]
+    plain: Any = curves([0.1, 1, 10], {"a": [0.0, 2, 3]}, "σ", "gate")
+    assert plain.axes[0].lines[0].get_ydata()[0] == 0
+
+
+def test_a_wide_table_scrolls_by_itself_and_breaks_no_words():
+    page = Report("x", [], [Section("y", header=["a", "b"], rows=[["composed", 1.0]])]).html()
+    table = page.index("<table>")
+    assert page[:table].endswith('<div class="wide">')
+    assert ".wide { overflow-x: auto; }" in page
+    assert "anywhere" not in page

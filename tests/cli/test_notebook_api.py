@@ -30,16 +30,8 @@ def alone(kintsugi, monkeypatch):
     """The command, whose steps run in this process."""
     monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext((1.0, 0.0)))
     monkeypatch.setattr(cluster, "call", lambda scale, function, *given, **how: function(*given))
-    monkeypatch.setattr(track, "Tracking", Drawn)
+    monkeypatch.setattr(track, "Tracking", Silent)
     return kintsugi
-
-
-class Drawn(Silent):
-    def picture(self, name, png):
-        pass
-
-    def card(self, name, content):
-        pass
 
 
 def test_a_model_by_its_name_is_the_denoiser_and_draws_what_the_command_draws(alone):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from known import exact_base
 
-from pipeline.diffusion.calibrate import fill
 from pipeline.diffusion.combine import Mode, Normal, counting, disjoint, resolve
 from pipeline.diffusion.exact import Gaussian
+from pipeline.diffusion.unseen import fill
 from pipeline.keys import Key
 from pipeline.physics.blur import GaussianBlur
 from pipeline.physics.linear import Identity

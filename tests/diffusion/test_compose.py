@@ -10,7 +10,7 @@ from known import Correction, Known, exact_views
 from torch import nn
 
 from pipeline.backbones import unet
-from pipeline.diffusion import calibrate
+from pipeline.diffusion import calibrate, unseen
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.compose import Base, View
 from pipeline.diffusion.denoiser import expand
@@ -123,7 +123,7 @@ def test_calibration_measures_view_errors_as_the_closed_form():
     base = base_of(law, maps)
     x0 = law.sample(4000, Key(1)).reshape(-1, *SHAPE)
     ids = [str(i) for i in range(len(x0))]
-    found = calibrate.fill(base, x0)
+    found = unseen.fill(base, x0)
     calibrate.calibrate_base(base, x0, ids, Key(2), draws=2)
     for k, A in enumerate(maps):
         exact = law.through(A.dense()).mse(base.config.bins.centres().double())
@@ -135,9 +135,24 @@ def test_unseen_variance_is_that_of_the_null_space():
     law = Gaussian(torch.zeros(16, dtype=torch.float64), torch.eye(16, dtype=torch.float64) * 0.3)
     base = base_of(law, [LEFT])
     x0 = law.sample(5000, Key(1)).reshape(-1, *SHAPE)
-    found = calibrate.fill(base, x0)
+    found = unseen.fill(base, x0)
     assert found["unseen_share"] == pytest.approx(0.5, abs=0.02)
     assert found["null_variance"] == pytest.approx(0.3, abs=0.01), "of each unseen direction, not of all pixels"
+
+
+def test_unseen_directions_are_counted_over_a_basis_in_pieces_or_by_probes():
+    """Of 20x20 images whose upper 8 rows are seen 240 directions are not; n² numbers are never held."""
+    Q = torch.zeros(400)
+    Q[160:] = 1
+    for whole, most in ((400, 256), (399, 1)):
+        parts = [(u.double(), share) for u, share in unseen._probes(400, whole)]
+        assert max(len(u) for u, _ in parts) <= most
+        assert sum(share * float((u * (Q * u)).sum()) for u, share in parts) == pytest.approx(240)
+    u = next(unseen._probes(5000))[0]
+    assert len(u) == 1, "of large images there is no basis"
+    turned = torch.linalg.qr(torch.randn(400, 60, generator=Key(4).torch(), dtype=torch.float64))[0]
+    traced = sum(share * float(((u.double() @ turned) ** 2).sum()) for u, share in unseen._probes(400, 0))
+    assert traced == pytest.approx(60, rel=4 * math.sqrt(2 / (unseen.PROBES * 60)))
 
 
 @pytest.mark.slow
@@ -171,7 +186,7 @@ def calibrated(law):
     base = base_of(law, [OVER_LEFT, OVER_RIGHT])
     x0 = law.sample(3000, Key(1)).reshape(-1, *SHAPE)
     ids = [str(i) for i in range(len(x0))]
-    calibrate.fill(base, x0)
+    unseen.fill(base, x0)
     calibrate.calibrate_base(base, x0, ids, Key(2), draws=1)
     return base, x0, ids
 

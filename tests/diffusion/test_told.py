@@ -10,7 +10,7 @@ from known import KnownTold, exact_views
 from torch import nn
 
 from pipeline.backbones import mlp, unet
-from pipeline.diffusion import calibrate
+from pipeline.diffusion import unseen
 from pipeline.diffusion.bins import Bins
 from pipeline.diffusion.combine import Mode
 from pipeline.diffusion.compose import Base, View
@@ -252,7 +252,7 @@ def test_below_its_noise_a_view_is_as_if_it_were_not_there():
     base = Base.Config(SHAPE, views).build().double().eval().requires_grad_(False)
     base.models = exact.models
     x0, x, _ = noised(law, 4000)
-    found = calibrate.fill(base, x0)
+    found = unseen.fill(base, x0)
     assert base.null.tolist() == [pytest.approx(0.3, abs=0.01), pytest.approx(1e-8)]
     assert found["unseen_share"] < 1e-6, "above, all is seen"
     base.mean.copy_(law.mean.reshape(SHAPE))
@@ -282,7 +282,7 @@ def test_above_its_noise_a_view_leaves_what_none_sees_alone():
     base = Base.Config(SHAPE, views).build().double().eval().requires_grad_(False)
     base.models = exact_views(law, maps, Bins()).models
     x0, x, sigma = noised(law, 4000)
-    calibrate.fill(base, x0)
+    unseen.fill(base, x0)
     assert base.null.tolist() == [pytest.approx(0.2, abs=0.01), pytest.approx(0.1, abs=0.01)]
     base.mean.copy_(law.mean.reshape(SHAPE))
     base.null[1] = 0.1

@@ -17,6 +17,7 @@ import torch
 from pipeline.engine import cluster
 from pipeline.engine.conceded import Conceded
 from pipeline.engine.kept import CHECKPOINTS
+from pipeline.engine.preview import name, preview
 from pipeline.engine.train import Cadence, begin_alike, train
 from pipeline.graph import Context, Scale
 from pipeline.learning.checkpoint import Checkpoints
@@ -31,7 +32,7 @@ CADENCE = Cadence(batch=16, post=64, checkpoint=96)
 
 class Seen:
     def __init__(self):
-        self.at, self.said, self.losses = [], [], []
+        self.at, self.said, self.losses, self.pictures = [], [], [], {}
 
     def metrics(self, values, at):
         self.at.append(at)
@@ -39,6 +40,9 @@ class Seen:
 
     def warn(self, text):
         self.said.append(text)
+
+    def picture(self, name, png):
+        self.pictures[name] = png
 
 
 @pytest.fixture
@@ -75,6 +79,18 @@ def test_one_worker_learns_what_the_bare_loop_learns_to_the_bit_though_it_is_kil
     assert {"loss", "images_per_second", "input_wait_percent", "eta"} <= metrics.keys()
     assert at.tracker.at == sorted(at.tracker.at)
     assert at.tracker.at[-1] == courses.FIT.images
+
+
+def test_at_every_checkpoint_the_average_draws_what_it_would_draw_anywhere(one):
+    at, _ = one
+    seen = {}
+    course = courses.plain(torch.device("cpu"))
+    course.run([Every(CADENCE.checkpoint, lambda state, metrics: seen.update({state.images: preview(state.average)}))])
+    assert list(seen) == [96, 192, 288, 384, 480]
+    drawn = {file: at.out.read(file) for file in at.out.names() if file.startswith("previews/")}
+    assert drawn == {name(images): png for images, png in seen.items()}, "though a worker was killed on the way"
+    assert at.tracker.pictures == {file.replace("/", "-"): png for file, png in drawn.items()}
+    assert len(set(drawn.values())) == 5
 
 
 def test_a_run_that_is_over_comes_back_from_its_checkpoint(one, bare):

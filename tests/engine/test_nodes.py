@@ -38,6 +38,8 @@ class Seen:
         losses[at] = values["loss"]
     def warn(self, text):
         pass
+    def picture(self, name, png):
+        pass
 
 def until(name, training):
     while training.is_alive() and not (folder / name).exists():

@@ -134,8 +134,7 @@ def test_a_tracking_server_that_is_none_is_refused(monkeypatch, tmp_path):
         with pytest.raises(ValueError, match=r"is a folder .*name a server"):
             check_tracking(store)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for uri in ("http://me:hush@127.0.0.1:9", "htp://nowhere"):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(ValueError, match="cannot be used") as refused:
-            check_tracking(store)
-        assert "hush" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
+    with pytest.raises(ValueError, match="cannot be used") as refused:
+        check_tracking(store)
+    assert "hush" not in str(refused.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from pipeline.data.digits import Digits
 from pipeline.data.source import Piece
 from pipeline.graph import walk
 from pipeline.physics.corruption import Noisy, Through
-from pipeline.physics.linear import LinearMap, unit
+from pipeline.physics.linear import Identity, LinearMap, unit
 from pipeline.physics.luminance import Luminance
 from pipeline.physics.masks import PixelMask
 from pipeline.physics.views import Crop, Frames, Pool
 from pipeline.physics.windows import RandomCrop
 from pipeline.store import Store
-from stages.corrupt import load
+from stages.corrupt import Part, load
 from stages.probe import probe
 from stages.recipes.partial_views import partial_views
 from stages.train import Fit
@@ -145,6 +146,12 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
     for label in ("data/a", "data/b", "data/test"):
         assert found[label].part == plain[label].part, label
     assert found["data/came"].part.count is None
+    some = partial_views(views=(replace(came, count=4), Named("b", TOP)), per_view=20)
+    assert next(node.stage for node in walk(some) if node.label == "data/came").part == Part(0, 4, 0)
+    both = (replace(came, count=4), Named("b", TOP))
+    completed = partial_views(views=both, per_view=20, rounds=1)
+    (learned,) = (node.stage for node in walk(completed) if node.label == "completed/0")
+    assert [share.weight for share in learned.also] == [4, 20], "each image counts alike"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +159,8 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
     [
         ({"map": RandomCrop(4, 4)}, {"joint": False}, "draws a RandomCrop .* only masks"),
         ({"map": PixelMask(0.5)}, {"joint": False}, "whole above 0"),
+        ({"map": PixelMask(0.5), "whole": 0.1, "at": (Identity(SHAPE),)}, {"joint": False}, "without at"),
+        ({"map": PixelMask(0.5, per_channel=True), "whole": 0.1}, {"joint": False}, "leave out per_channel"),
         ({"map": Crop(SHAPE, 0, 0, 5, 5)}, {}, r"are \(1, 4, 4\) and its map shows \(1, 5, 5\)"),
         ({"map": HALF}, {"rounds": 1}, "say how many view v has"),
         ({"map": HALF}, {"ceiling": True}, "--ceiling learns from unharmed"),
@@ -161,6 +170,20 @@ def test_views_cut_here_share_the_full_images_whatever_others_bring(tmp_path):
 def test_what_rows_that_arrived_do_not_go_with_is_refused_before_any_work(tmp_path, view, more, says):
     with pytest.raises(ValueError, match=says):
         partial_views(views=(Named("v", data=folder(tmp_path / "low", digits(0, 3), HALF), **view),), **more)
+
+
+def test_a_view_in_colour_is_none_of_grey_images_and_a_grey_one_is_a_view_of_colour(tmp_path):
+    """What is grey may be shown in colour; colour would have to be thrown away."""
+    grey, full = digits(0, 20), {k: np.concatenate([v, v[:, ::-1], v[:, :, ::-1]]) for k, v in digits(20, 60).items()}
+    colour = folder(tmp_path / "colour", full)
+    with pytest.raises(ValueError, match=r"are \(3, 8, 8\) and its map shows \(1, 8, 8\)"):
+        partial_views(
+            data=folder(tmp_path / "grey", grey), per_view=5, views=(Named("v", Identity(SHAPE), data=colour),)
+        )
+    view = Named("v", Crop(COLOUR, 0, 0, 8, 8), data=folder(tmp_path / "dull", grey))
+    (read,) = (n.stage for n in walk(partial_views(data=colour, clean=12, views=(view,))) if n.label == "ingest/v")
+    assert read.shape == COLOUR
+    assert not read.grey
 
 
 @pytest.mark.parametrize(

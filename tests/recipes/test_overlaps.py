@@ -70,7 +70,11 @@ def test_the_recipe_trains_the_overlaps_and_refuses_what_gives_views_no_say():
 @pytest.mark.parametrize(
     ("worth", "seconds", "said"),
     [
-        ([0.1, 0.3], [1.0, 3.0], "is b: without it the combination's held-out error would be 30.0% higher, for 75%"),
+        ([0.1, 0.3], [1.0, 2.0], "is b: without it the combination's held-out error would be 30.0% higher, for 67%"),
+        ([0.2, 0.3], [1.0, 9.0], "is a: without it the combination's held-out error would be 20.0% higher, for 10%"),
+        ([0.2, 0.3], [1.0, 9.0], "b is worth most: without it the error would be 30.0% higher, for 90%"),
+        ([0.2, 1e-5], [1.0, 1.0], "b adds least: without it the error would be the same"),
+        ([-0.1, 1e-5], [1.0, 1.0], "No view earned its cost: without b"),
         ([0.1, -0.2], [1.0, 1.0], "b adds least: without it the error would be 20.0% lower, for 50%"),
         ([-0.1, -0.2], [1.0, 1.0], "No view earned its cost"),
         ([0.1, 0.0], [0.0, 0.0], "for an unknown cost"),

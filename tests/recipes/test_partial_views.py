@@ -20,10 +20,10 @@ GOLDEN = {
     "data/left": "9a63f95c4053ec452835",
     "view/left": "fac920dd8ef9c04b4f6a",
     "joint": "9b79da924419ce51557d",
-    "base": "31f8402fa055c91d1466",
-    "composed": "fb14031466bbb316a718",
+    "base": "c05091a2a42f73b9587a",
+    "composed": "274153851038bc23a6dd",
     "evaluate/ceiling": "8e739753962bd4f866b2",
-    "report": "bc3eff724a01fb9f7fdd",
+    "report": "eec829cd33c9cd6f1d2e",
 }
 
 TINY = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"

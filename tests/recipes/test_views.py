@@ -168,6 +168,11 @@ def test_a_noisy_view_is_heard_from_where_its_model_was_trained():
         ({"views": (Named("v", PixelMask(0.5)),), "rounds": 1, "joint": False}, "leave rounds 0"),
         ({"views": (Named("v", GaussianBlur(SHAPE, 1.0)),)}, "view v is none: .* A Aᵀ must be I"),
         ({"views": (Named("v", Pool((1, 6, 6), 2)),)}, "is of images"),
+        ({"views": (Named("v", Noisy(noise=70.0)),), "joint": False}, "view v have noise of 70 .* no say"),
+        (
+            {"views": (Named("v", Through(0.5 * Pool(SHAPE, 2), noise=35.0)), Named("w", Pool(SHAPE, 2)))},
+            "noise of 70 where",
+        ),
     ],
 )
 def test_what_masks_and_noise_do_not_go_with_is_refused(wrong, says):
