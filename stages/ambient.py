@@ -270,6 +270,8 @@ def learning(
 
 def moments(parts: Sequence[Part]) -> tuple[Tensor, float]:
     """The mean image of all rows and the root mean square about it of what they show, their noise taken off."""
+    if len(shapes := {tuple(rows.shape) for rows, *_ in parts}) > 1:
+        raise ValueError(f"the rows to learn from have shapes {sorted(shapes)}: bring them to one (--size, --resize)")
     counts = torch.tensor([float(len(rows)) for rows, *_ in parts], dtype=torch.float64)
     share = counts / counts.sum()
     found = [rows.moments() for rows, *_ in parts]
@@ -278,5 +280,7 @@ def moments(parts: Sequence[Part]) -> tuple[Tensor, float]:
     noise = torch.tensor([float(np.mean(np.square(floors))) for _, floors, _ in parts], dtype=torch.float64)
     within = torch.tensor([spread**2 for _, spread in found], dtype=torch.float64)
     between = ((centres - centre) ** 2).flatten(1).mean(1)
+    if not float((share * (within + between)).sum()) > 0:
+        raise ValueError(f"the {int(counts.sum())} rows to learn from are all alike: give more, and different ones")
     variance = float((share * (within - noise + between)).sum())
     return centre.float(), math.sqrt(max(variance, 1e-4 * float((share * within).sum())))

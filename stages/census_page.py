@@ -196,7 +196,7 @@ def _unseen(one: Found) -> tuple[str, bytes]:
 def _pixels(x: torch.Tensor) -> np.ndarray:
     """Images (N, C, H, W), or the middle frames of clips, as uint8; each with a range wider than [-1, 1] in its own."""
     v = x.numpy()
-    v = v[:, :, v.shape[2] // 2] if v.ndim == 5 else v
+    v = v[:, :, v.shape[2] // 2] if v.ndim == 5 else v[:, :, None] if v.ndim == 3 else v  # numbers are one line high
     wide = np.quantile(np.abs(v), 0.99, axis=tuple(range(1, v.ndim)), keepdims=True) if v.size else 1.0
     return ((v / np.maximum(1.0, wide) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 

@@ -50,7 +50,7 @@ class Shown:
 class Compare(Stage):
     """`report.html` and `metrics.json` of contestants; the first is judged against the one named `against`.
 
-    If there is none, all are samples of one model.
+    If there is none, there is no baseline, or all are samples of one model, which then has one evaluation.
 
     Args:
         title: the report's heading.
@@ -64,6 +64,9 @@ class Compare(Stage):
         census: what the sets hold.
         judgement: how the contestants' samples compare with held-out images.
         selection: how the first contestant was measured on other images than the test images, to choose options by.
+        aside: further sets that nobody learned from, shown as pictures.
+        copies: whether the report begins with who gives images back, not with the errors.
+        notes: what is to be known about the errors.
     """
 
     title: str
@@ -77,6 +80,9 @@ class Compare(Stage):
     census: Step | None = None
     judgement: Step | None = None
     selection: Step | None = None
+    aside: tuple[Shown, ...] = ()
+    copies: bool = False
+    notes: tuple[str, ...] = ()
 
     def run(self, at: Context) -> None:
         found = {c.name: at.open(c.evaluation).json("metrics.json") for c in self.contestants}
@@ -85,13 +91,16 @@ class Compare(Stage):
         metrics = self.metrics(found) | ({} if judged is None else flat(judged))
         if self.selection is not None:
             metrics["selection"] = at.open(self.selection).json("metrics.json")["denoising_error"]
-        report = Report(self.title, [self.verdict(metrics)])
+        said = copies(judged) if self.copies and judged is not None else ""
+        report = Report(self.title, [said or self.verdict(metrics)])
         report.parts.append(self._numbers(found))
         drawn = [(f"{c.name}: samples", at.open(c.samples).read("samples.png")) for c in self.contestants]
         report.parts += [] if judged is None or judgement is None else judgements(judged, judgement.read)
         report.parts.append(Section("Samples", ["The same starting noise for each model."], pictures=drawn))
         shown = [(s.name, _first(at.open(s.data))) for s in self.data]
         report.parts.append(Section("What they learned from", pictures=shown))
+        besides = [(s.name, _first(at.open(s.data))) for s in self.aside]
+        report.parts += [Section("What was made of it", pictures=besides)] if besides else []
         report.parts += [] if self.census is None else [summary(at.open(self.census))]
         report.parts += [*self._calibration(at), self._cost(at)]
         cards = {c.name: found[c.name]["cards"] for c in self.contestants}
@@ -135,7 +144,10 @@ class Compare(Stage):
         """One plain sentence."""
         name = self.contestants[0].name
         if self.against is None:
-            return f"On held-out images the denoising error of {name} is {metrics[f'denoising_error/{name}']:.4f}."
+            text = f"On held-out images the denoising error of {name} is {metrics[f'denoising_error/{name}']:.4f}"
+            if self.ceiling is not None:
+                text += f", that of {self.ceiling} {metrics[f'denoising_error/{self.ceiling}']:.4f}"
+            return text + "."
         percent = 100 * (1 - metrics["ratio"])
         said = f"{abs(percent):.1f}% {'lower' if percent >= 0 else 'higher'} than {self.against}'s"
         text = f"On held-out images the denoising error of {name} is {said}"
@@ -146,8 +158,19 @@ class Compare(Stage):
     def _numbers(self, found: dict[str, dict[str, Any]]) -> Section:
         rows = [[name, between(m["denoising_error"], *m["ends"]["denoising_error"])] for name, m in found.items()]
         sigma = next(iter(found.values()))["sigma"]
+        texts = [
+            "In brackets: where 95% of such numbers would lie if the held-out images were drawn anew.",
+            *self.notes,
+        ]
+        texts += [
+            f"{name} learned nothing below σ = {least:.3g}: there its score is held to be that at {least:.3g}, and its "
+            "samples end there."
+            for name, m in found.items()
+            if (least := m["cards"]["denoising_error"].get("least"))
+        ]
         if self.against is None:  # one model, sampled in several ways, has one error
-            found = {self.contestants[0].name: found[self.contestants[0].name]}
+            found = {c.name: found[c.name] for c in {c.evaluation.address: c for c in self.contestants[::-1]}.values()}
+            found = dict(reversed(found.items()))
             shown = curves(sigma, {name: m["mse"] for name, m in found.items()}, "σ", "mean-square error", log_y=True)
             over = ("error over noise levels", shown)
         else:
@@ -159,7 +182,7 @@ class Compare(Stage):
             over = (f"error over noise levels, relative to {self.against}", shown)
         return Section(
             "Numbers",
-            ["In brackets: where 95% of such numbers would lie if the held-out images were drawn anew."],
+            texts,
             ["model", "denoising error"],
             rows,
             [
@@ -196,6 +219,13 @@ class Compare(Stage):
         parts: Sequence[Seen] = self.base.stage.views  # pyright: ignore[reportAttributeAccessIssue]
         picture = ("in white what each sees", seen_by(parts, self.names))
         return [replace(views, pictures=[picture, *views.pictures]), *others]
+
+
+def copies(judged: dict[str, Any]) -> str:
+    """Which shares of what was drawn lie close to a learned image, in a sentence; "" where that was not judged."""
+    kind, numbers = "similar_0.90", judged["numbers"] | {"held-out images": judged.get("held_out") or {}}
+    each = [f"{name}: {found[kind]['value']:.0%}" for name, found in numbers.items() if kind in found]
+    return f"What has a similarity above .90 to a learned image: {'; '.join(each)}." if len(each) > 1 else ""
 
 
 def seen_by(parts: Sequence[Seen], names: Sequence[str]) -> bytes:

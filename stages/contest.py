@@ -19,6 +19,16 @@ from stages.sample import Sample
 CEILING = "all clean"
 
 
+def ending(sampler: Sampler, least: float) -> Sampler:
+    """The same, no further down than to a σ. Raises ValueError: it does not even begin above it."""
+    if least >= sampler.sigma_max:
+        raise ValueError(
+            f"nothing is learned below σ = {least:.3g} and sampling begins at sampler.sigma_max = "
+            f"{sampler.sigma_max:g}: give images with less noise"
+        )
+    return replace(sampler, sigma_min=max(least, sampler.sigma_min))
+
+
 class Contest(ABC):
     """The sets of a recipe: what is learned from, and `test`, which measures. Subclasses are frozen dataclasses."""
 
@@ -64,17 +74,21 @@ class Contest(ABC):
         scale: Scale,
         learned: Step | None = None,
         also: Mapping[str, Step] | None = None,
+        aside: Mapping[str, Step] | None = None,
+        copies: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> Step:
         """Every model by its name, and the σ below which it knows nothing, measured, sampled and judged.
 
         Samples end at that σ with what the model makes of it: truncated sampling. Copies are looked for among `learned`
-        (None: as the sets say), and what is in `also` is judged like samples.
+        (None: as the sets say); what is in `also` is judged like samples, what is in `aside` only shown; `copies`
+        and `notes` are as `Compare` has them.
         """
         wide, one = self.images.wide, replace(scale, workers=1)
         how, eye = extractor(judging, self.images.shape, lambda: self.taught, self.test, one)
         contestants = []
         for name, (model, least) in models.items():
-            drawn_by = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+            drawn_by = ending(sampler, least)
             drawn = step(Sample(model, samples, drawn_by, self.seed), f"samples/{name}", one)
             measured = step(Evaluate(model, self.test, least=least), f"evaluate/{name}", one)
             contestants.append(Contestant(name, measured, drawn))
@@ -85,4 +99,5 @@ class Contest(ABC):
         shows = tuple(Shown(name, data) for name, data in pictures.items())
         ceiling = CEILING if CEILING in models else None
         report = Compare(title, tuple(contestants), shows, against, ceiling, census=self.census, judgement=judged)
-        return step(report, "report")
+        besides = tuple(Shown(name, data) for name, data in (aside or {}).items())
+        return step(replace(report, aside=besides, copies=copies, notes=notes), "report")

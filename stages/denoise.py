@@ -97,6 +97,11 @@ def denoised(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Exam
     if stage.noise is None and SIGMA not in rows.operator:
         raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
     floors = np.full(len(rows), stage.noise) if stage.noise is not None else rows.operator[SIGMA].astype(np.float64)
+    if len(rows) and floors.max() > stage.sampler.sigma_max:
+        raise ValueError(
+            f"{rows.ids[int(floors.argmax())]} of {data.address} holds noise of σ = {floors.max():.3g}, more than the "
+            f"sampler.sigma_max = {stage.sampler.sigma_max:g} from which anything is restored: leave such rows out"
+        )
     done, told = [], cond_of(D.config, rows)
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))

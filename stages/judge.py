@@ -130,7 +130,7 @@ def _pictures(
     """{"file", "ratios"} of each set by name: the rows closest to a learned image, and that image below each."""
     told = {}
     closest = [one.ratio.argsort(stable=True)[:SHOWN] for one in near]
-    items = [(data, mine[k], one.row[k].numpy()) for data, mine, one, k in zip(sets, rows, near, closest)]
+    items = [(data, mine[k.numpy()], one.row[k].numpy()) for data, mine, one, k in zip(sets, rows, near, closest)]
     for i, png in tasks.each(partial(_picture, learned), list(enumerate(items)), at):
         at.out.write(f"nearest-{i:02d}.png", png)
         ratios = near[i].ratio[closest[i]].tolist()

@@ -51,7 +51,7 @@ class NoisySets(Contest):
     """What a method may learn from, and what measures it; made by `noisy_sets`.
 
     `clean` is None where there are no clean images; `unharmed` has all originals, where they are known; `noise` None
-    says that every noisy row has its own.
+    says that every noisy row has its own. Of `masked` rows nobody can have copied more than is seen.
     """
 
     images: Images
@@ -62,6 +62,7 @@ class NoisySets(Contest):
     census: Step
     noise: float | None
     seed: int
+    masked: bool = False
 
     @property
     def few(self) -> Step:
@@ -79,15 +80,25 @@ class NoisySets(Contest):
 
     @property
     def given(self) -> dict[str, Step | None]:
-        return {"clean": self.clean, "noisy": self.noisy}
+        return {"clean": self.clean, "masked" if self.masked else "noisy": self.noisy}
 
     @property
     def taught(self) -> Step:
         return self.unharmed or self.clean or self.noisy
 
     @property
-    def learned(self) -> Step:
-        return self.clean or self.noisy
+    def learned(self) -> Step | None:
+        return self.unharmed or self.clean if self.masked else self.clean or self.noisy
+
+
+def alike(images: Images, others: Images, what: str) -> Images:
+    """The others. Raises ValueError: they become rows of another shape than the images."""
+    if tuple(images.shape) != tuple(others.shape):
+        raise ValueError(
+            f"images are {tuple(images.shape)} and {what} ones {tuple(others.shape)} (channels, height, width): bring "
+            "them to one, with --size and --resize, or --colour"
+        )
+    return others
 
 
 def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySets:
@@ -99,7 +110,7 @@ def noisy_sets(images: Images, harm: Harm, seed: int, aside: int = 0) -> NoisySe
     unharmed = None
     if harm.noisy:
         known = None if harm.level is None else Noisy(noise=harm.level)
-        arrived = images.of(harm.noisy).ingest("ingest/noisy", known=known)
+        arrived = alike(images, images.of(harm.noisy), "noisy").ingest("ingest/noisy", known=known)
         many = step(Corrupt(arrived, Part(0, count, seed), Clean(), seed), "data/noisy", wide)
     else:
         harmed = Corrupt(full, Part(test + clean + aside, count, seed), Noisy(noise=harm.level or 0.0), seed)

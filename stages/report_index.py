@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from pipeline.engine.report import Link, Report, Section
-from pipeline.store import Artifact, Store
-from stages.story import numbers, story, upstream
+from pipeline.store import Artifact, Store, StoreError
+from stages.story import numbers, story, upstream, whole
 
 INDEX, STORY, PAGE = "index.html", "story.html", "report.html"
 THUMBNAILS = 12  # pictures on the index
@@ -58,7 +58,10 @@ def index(store: Store) -> str:
     for result in results(store):
         if result.fingerprint not in addresses:
             continue
-        target = store.artifact(addresses[result.fingerprint])
+        try:
+            target = store.artifact(addresses[result.fingerprint])
+        except StoreError:  # `kintsugi ls` says what is wrong with it
+            continue
         runs.append((target.manifest["created"], result, target))
     runs.sort(key=lambda run: run[0], reverse=True)
     rows = [_row(created, result, target) for created, result, target in runs]
@@ -66,7 +69,7 @@ def index(store: Store) -> str:
         if png := _picture(store, target):
             pictures.append((f"{result.recipe}, {created[:16].replace('T', ' ')}, {result.fingerprint[:8]}", png))
     report = Report(
-        f"Runs: {store.url.rsplit('/', 1)[-1]}", [f"{len(rows)} runs, {len(addresses)} artifacts; newest first."]
+        f"Runs: {store.url.rsplit('/', 1)[-1]}", [f"Runs: {len(rows)}, artifacts: {len(addresses)}; newest first."]
     )
     head = ["recipe", "when (UTC)", "story", "report", "fingerprint", "numbers"]
     report.parts.append(Section("Runs", header=head, rows=rows))
@@ -91,7 +94,7 @@ def _row(created: str, result: Result, target: Artifact) -> list[str | float | i
 def _picture(store: Store, target: Artifact) -> bytes | None:
     """What the run's own model drew: its first samples, or those of the report's first picture."""
     drawn = [one for one in upstream(store, target.address).values() if "samples.png" in one.names()]
-    return drawn[0].read("samples.png") if drawn else None
+    return whole(drawn[0], "samples.png") if drawn else None
 
 
 def _sweeps(store: Store) -> list[list[str | float | int | Link]]:

@@ -19,6 +19,7 @@ from pipeline.store import Store, slug
 from stages import recipe as recipes
 from stages.progress import watch
 from stages.promotion import check_promotion, promoted
+from stages.report_index import index
 from stages.sought import survey
 from stages.sweep import Found, Sweep
 
@@ -97,6 +98,7 @@ def search(
     try:
         with lease:
             found = Sweep(recipe, plan, sought, kept, home, name, at_once, progress).run()
-            return found if register is None else promoted(kept, found, register, alias)
     finally:
         progress.close()
+    index(kept)
+    return found if register is None else promoted(kept, found, register, alias)

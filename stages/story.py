@@ -124,7 +124,10 @@ def went_in(store: Store, made: Mapping[str, Artifact]) -> list[Section]:
         if is_model(one) or after.intersection(one.manifest["needs"].values()):
             after.add(address)
         elif address.split("/")[0] in ("ingest", "corrupt") and len(Manifest.open(one.file).filled()):
-            parts.append(_looked_at(store, one))
+            try:
+                parts.append(_looked_at(store, one))
+            except StoreError as error:  # rotted, which is no reason to have no story
+                parts.append(Section(f"What went in: {one.manifest['label']}", [str(error)]))
     return parts
 
 
@@ -165,7 +168,8 @@ def training(trained: Mapping[str, Artifact], told: Mapping[str, Points]) -> lis
         for file in one.names():
             if file.startswith(f"{preview.FOLDER}/"):
                 seen = int(file.removeprefix(f"{preview.FOLDER}/").removesuffix(".png"))
-                pictures.append((f"{one.manifest['label']} after {seen:,} images, from the same noise", one.read(file)))
+                if (png := whole(one, file)) is not None:
+                    pictures.append((f"{one.manifest['label']} after {seen:,} images, from the same noise", png))
     missing = [] if curves else ["MLflow has no curves of these trainings."]
     return [Section("Training", missing, ["model", "images seen", "last loss", "seconds"], rows, pictures)]
 
@@ -176,10 +180,20 @@ def samples(made: Mapping[str, Artifact]) -> list[Section]:
     found.sort(key=lambda one: one.manifest["created"])
     begun = min((when(one) for one in made.values()), default=None)
     pictures = [
-        (f"{one.manifest['label']}, {_later(when(one), begun)}", one.read("samples.png")) for one in found[:PICTURES]
+        (f"{one.manifest['label']}, {_later(when(one), begun)}", png)
+        for one in found[:PICTURES]
+        if (png := whole(one, "samples.png")) is not None
     ]
     more = [f"{len(found) - PICTURES} more are in the store."] if len(found) > PICTURES else []
     return [Section("Samples on a timeline", more, pictures=pictures)] if pictures else []
+
+
+def whole(one: Artifact, file: str) -> bytes | None:
+    """A file's bytes, None where they have rotted."""
+    try:
+        return one.read(file)
+    except StoreError:
+        return None
 
 
 def when(one: Artifact) -> datetime:

@@ -50,5 +50,5 @@ def report(words: list[str]) -> int:
             tell(store, store.artifact(known[result.fingerprint]), result)
         told, where = len(runs), store.place.at(index(store))
     where = without_password(where)
-    print(json.dumps({"stories": told, "page": where}) if asked.json else f"{told} stories; page: {where}")
+    print(json.dumps({"stories": told, "page": where}) if asked.json else f"stories written: {told}; page: {where}")
     return 0

@@ -32,7 +32,7 @@ class Submit:
     """Pack the working directory, send it and a command to a Ray cluster, show its log, end with its exit code."""
 
     address: Annotated[
-        str | None, tyro.conf.arg(help="of the job server, http://HEAD:8265; else RAY_API_SERVER_ADDRESS")
+        str | None, tyro.conf.arg(help="of the job server, http://HEAD:8265; else RAY_API_SERVER_ADDRESS, or one here")
     ] = None
     working_dir: Annotated[str | None, tyro.conf.arg(help="what is packed; the checkout, or this folder")] = None
     exclude: Annotated[

@@ -49,7 +49,11 @@ def grid(
 
 
 def pixels(x: np.ndarray) -> np.ndarray:
-    """Images of any range as uint8: [-1, 1] kept, wider ranges (pooled views) brought into it."""
+    """Images of any range as uint8: [-1, 1] kept, wider ranges (pooled views) brought into it.
+
+    Measurements (N, C, count), which are no images, become lines one pixel high.
+    """
+    x = x[:, :, None] if x.ndim == 3 else x
     return ((x / max(1.0, float(np.abs(x).max())) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 

@@ -175,8 +175,8 @@ def refusal(url: str, error: BaseException) -> str:
         )
     if "ray[default]" in said:
         return "jobs are sent with ray[default]: pip install 'kintsugi[cluster]'"
-    if os.environ.get("RAY_AUTH_MODE") == "token" and "oken" in said:
-        return f"RAY_AUTH_MODE is token and no token is found ({said.rstrip('.')}): set RAY_AUTH_TOKEN_PATH"
+    if os.environ.get("RAY_AUTH_MODE") == "token" and "token" in said.lower():
+        return f"RAY_AUTH_MODE is token and no token is found ({said.rstrip('.')}): set RAY_AUTH_TOKEN_PATH to its file"
     return (
         f"what answers at {url} is no Ray job server ({said.rstrip('.')}): jobs are sent to the dashboard, port {PORT}"
     )

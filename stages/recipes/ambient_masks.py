@@ -19,7 +19,7 @@ from stages.census import Census
 from stages.corrupt import Corrupt, Part
 from stages.images import Images
 from stages.masked import TrainMasked
-from stages.noisy import NoisySets
+from stages.noisy import NoisySets, alike
 from stages.sets import Stored
 from stages.train import Fit, Train
 
@@ -87,7 +87,8 @@ def ambient_masks(
     few = step(Corrupt(full, Part(test, clean, seed), Clean(), seed), "data/clean", images.wide) if clean else None
     source, part, hiding, unharmed = full, Part(test + clean, count, seed), masks, None
     if measured:
-        source, part, hiding = images.of(measured).ingest("ingest/measured"), Part(0, count, seed), Clean()
+        arrived = alike(images, images.of(measured), "masked").ingest("ingest/measured")
+        source, part, hiding = arrived, Part(0, count, seed), Clean()
     else:
         every = Part(test, None if count is None else clean + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)
@@ -96,7 +97,7 @@ def ambient_masks(
     stored = [("clean", few), ("masked", rows), ("test", held)]
     looked = tuple(Stored(name, data) for name, data in stored if data is not None)
     census = step(Census(looked, seed), "census", images.wide)
-    sets = NoisySets(images, few, rows, held, unharmed, census, known, seed)
+    sets = NoisySets(images, few, rows, held, unharmed, census, known, seed, masked=True)
     ask = Ask(whole=bool(clean), masks=4 if guidance else 1, guidance=guidance, seed=seed)
     objective = Masking(further=further)
     asked = TrainMasked(rows, by, known, few, None, objective, ask, backbone, fit, seed, apart)
@@ -107,4 +108,7 @@ def ambient_masks(
     if ceiling:
         models["all clean"] = step(Train(sets.originals, backbone, fit, seed), "ceiling", scale), 0.0
     title, against = "Diffusion from masked images", "clean only" if clean else None
-    return sets.report(title, models, {}, against, samples, sampler, judging, scale)
+    own = f"{ask.masks} masks of its own" if guidance else "a mask of its own"
+    seen = f"ambient never saw a whole image: it looks at these, too, through {own}, and errs where that hides them."
+    notes = () if clean else (seen,)
+    return sets.report(title, models, {}, against, samples, sampler, judging, scale, notes=notes)

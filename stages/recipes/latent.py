@@ -26,6 +26,7 @@ from stages.adopt import Adopt, Names, Weights
 from stages.ambient import Learned
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
+from stages.contest import ending
 from stages.corrupt import Corrupt, Part
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
@@ -134,15 +135,15 @@ def latent(
     how, eye = extractor(judging, images.shape, lambda: many, held, one)
     measured, contestants = encoded("test", held), []
     for name, (model, low) in {"tuned": (tuned, least), "pretrained": (start, 0.0)}.items():
-        down = replace(sampler, sigma_min=max(low, sampler.sigma_min))
+        down = ending(sampler, low)
         drawn = step(Sample(model, samples, down, seed, decoder=coder), f"samples/{name}", one)
         contestants.append(Contestant(name, step(Evaluate(model, measured), f"evaluate/{name}", one), drawn))
     drawn_by = tuple(Drawn(c.name, c.samples) for c in contestants)
     judged = step(Judge(drawn_by, held, many, how, eye), "judge", wide)
     seen = noisy if coder is None else step(Decode(coder, noisy), "decoded/noisy", one)
     shown = (
-        Shown("what was learned from, noisy" + " latents decoded" * (coder is not None), seen),
-        Shown("held out", held),
+        Shown("noisy" + " latents, decoded" * (coder is not None), seen),
+        *(() if few is None else (Shown("clean", few),)),
     )
     title = "A pretrained diffusion model tuned to noisy images"
     report = Compare(title, tuple(contestants), shown, "pretrained", census=census, judgement=judged)

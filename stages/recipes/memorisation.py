@@ -7,8 +7,6 @@ bring them back ("Consistent Diffusion Meets Tweedie", Daras, Dimakis and Daskal
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.sample import Heun, Sampler
@@ -17,6 +15,7 @@ from pipeline.keys import Key
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
+from stages.contest import ending
 from stages.corrupt import Corrupt
 from stages.denoise import Denoise
 from stages.images import Images
@@ -55,7 +54,7 @@ def memorisation(
     if harm.clean:
         raise ValueError(f"clean is {harm.clean}: give 0, as both models learn from the same images")
     sets = noisy_sets(images, harm, seed)
-    rows = {"clean": Learned(sets.originals), "noisy": Learned(sets.noisy, sets.noise)}
+    rows = {"noisy": Learned(sets.noisy, sets.noise), "clean": Learned(sets.originals)}
     fresh = Key(seed).fold("attack").integer() >> 1  # the noise that the second model learned from must not be in it
     attacked = Corrupt(sets.originals, corruption=Noisy(noise=attack), seed=fresh)
     hidden = step(attacked, "data/attacked", images.wide)
@@ -64,10 +63,11 @@ def memorisation(
         asked = TrainAmbient((learned,), backbone, fit, seed)
         least = asked.objective.least(learned.noise or 0.0)
         model = step(asked, name, scale, (sets.census,))
-        path = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+        path = ending(sampler, least)
         models[name] = model, least
         rebuilt[f"{name}, from noise"] = step(Denoise(model, hidden, attack, path, seed), f"rebuilt/{name}", scale)
-    shown = {"attacked": hidden} | rebuilt
+    shown, aside = {"clean": sets.originals}, {f"learned images, noise of σ = {attack:g} added": hidden} | rebuilt
+    among = sets.originals
     return sets.report(
-        "Memorisation", models, shown, "clean", samples, sampler, judging, scale, sets.originals, also=rebuilt
+        "Memorisation", models, shown, "clean", samples, sampler, judging, scale, among, rebuilt, aside, copies=True
     )

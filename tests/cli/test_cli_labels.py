@@ -72,7 +72,7 @@ def test_the_batch_makes_no_difference():
     made = []
     for size in (1, 3, 7):
         asked = Sample(Given.find(store, "model/model"), 7, Heun(4), batch=size, labels=(2, 0), classifier_free=True)
-        made.append(stage._alone(asked, lambda asked=asked: stage._open(asked, artifact, None, None, None)))
+        made.append(stage.drawn(asked, lambda asked=asked: stage.ready(asked, artifact, None, None, None)))
     for other in made[1:]:
         assert np.abs(other.images.astype(int) - made[0].images).max() <= 1
 
@@ -83,7 +83,7 @@ def test_many_images_are_drawn_by_all_workers_and_are_the_same(models, monkeypat
     kintsugi, _, _ = models
     model, pieces = Given.find(Store("runs"), "model/model"), []
     asked = Sample(model, 8, Heun(4), seed=5, labels=(0, 1, 2, 2))
-    whole = stage._alone(asked, lambda: stage._open(asked, Store("runs").artifact(model.address), None, None, None))
+    whole = stage.drawn(asked, lambda: stage.ready(asked, Store("runs").artifact(model.address), None, None, None))
 
     def pool(function, items, at, load=None):
         assert at.scale == Scale(workers=2, gpus=0)

@@ -30,7 +30,7 @@ def test_every_run_leaves_its_story_and_an_index_that_leads_to_it(alone_cli, tmp
     for link in re.findall(r'href="([^"]+)"', story.read_text()):
         assert (story.parent / link).is_file()
     story.unlink()
-    assert "2 stories" in alone_cli("report").out
+    assert "stories written: 2" in alone_cli("report").out
     assert story.is_file()
     assert alone_cli("report", "toy/second", "--out", "one.html").code == 0
     assert "toy/second" in (tmp_path / "one.html").read_text()

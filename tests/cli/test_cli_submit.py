@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from pipeline.config import ConfigError
 from pipeline.engine import submission
@@ -126,6 +127,21 @@ VERSION = json.dumps({"version": "4", "ray_version": "1.13.0", "ray_commit": "",
 def test_what_answers_and_is_no_cluster_of_ours_is_refused(sends, answering, status, body, said):
     url = answering(status, body)
     sends("submit", "--address", url, *COMMAND).refused(said, url)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RAY_AUTH_TOKEN_PATH is set but file cannot be opened or is empty: /home/me/none. Ensure that",
+        "Token authentication is enabled but no authentication token was found. Ensure that",
+    ],
+)
+def test_a_token_that_is_not_there_is_not_taken_for_a_wrong_server(monkeypatch, said):
+    """Ray's own words for a file that is missing or empty, and for none named."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    found = submission.refusal("http://h:8265", AuthenticationError(said))
+    assert "no token is found" in found
+    assert "set RAY_AUTH_TOKEN_PATH to its file" in found
 
 
 def test_a_dry_run_asks_nobody_and_prints_one_command(sends, monkeypatch):

@@ -87,6 +87,14 @@ def test_full_weight_ends_where_the_cap_is_reached():
     assert Ambient(weighting=Weighting.FADING).least(S) == S
 
 
+def test_a_row_just_above_its_noise_weighs_as_much_as_the_cap_allows_and_no_more():
+    sigma, known = torch.ones(2), torch.tensor([1 - 1 / 3, 0.999])
+    objective = Ambient(cap=4.0)
+    torch.testing.assert_close(
+        objective.weigh(sigma, known) / objective.precond.weight(sigma), torch.tensor([9.0, 16.0])
+    )
+
+
 def test_below_a_cap_of_one_nothing_is_left():
     with pytest.raises(ValueError, match="above 1"):
         Ambient(cap=1.0)

@@ -57,6 +57,22 @@ def test_stationary_at_the_truth(direction):
     assert abs(each.mean()) < 4 * each.std() / N**0.5
 
 
+def test_every_step_of_a_path_has_noise_of_its_own():
+    """Of D = x/2, where D(x_s) is linear in the noise of each step: by hand, from the numbers that are drawn."""
+    objective = Consistent(steps=2, share=1.0, low=0.2)
+    rows, sigma = Batch(Y[:8], floor=FLOOR[:8]), SIGMA[:8]
+    drawn = objective.draw(rows, Key(3))
+    names = [f"path.{path}.{k}" for path in range(2) for k in range(2)]
+    assert len({float(drawn[name][0, 0]) for name in names}) == 4
+
+    def product(changed):
+        return objective.loss(lambda x, s, c=None: x / 2, rows, sigma, drawn | changed).each
+
+    for name in names:
+        moved = product({name: drawn[name] + 1}) - product({})
+        assert (moved.abs() > 1e-6).all(), f"{name} is heard"
+
+
 def test_it_vanishes_at_the_truth_and_not_for_a_denoiser_that_is_wrong_below_the_noise_alone():
     objective = Consistent(steps=8, share=1.0, low=0.05)
 

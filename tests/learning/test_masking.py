@@ -140,6 +140,15 @@ def test_what_each_pixel_costs_is_the_formula_by_hand():
     assert float(found.scalars["filled"]) == pytest.approx(0.49)
 
 
+def test_what_is_hidden_besides_is_drawn_anew_in_every_step_and_the_same_for_any_pieces():
+    rows = Batch(torch.zeros(64, 1, 8, 8))
+    first, again, next_step = (OBJECTIVE.draw(rows, Key(0).fold("step", k))["kept"] for k in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert float((first != next_step).float().mean()) == pytest.approx(2 * 0.3 * 0.7, abs=0.05)
+    pieces = [OBJECTIVE.draw(piece, Key(0).fold("step", 0))["kept"] for piece in rows.split(24)]
+    assert torch.equal(torch.cat(pieces), first)
+
+
 def network(**more) -> Filling:
     torch.manual_seed(0)
     config = Filling.Config((2, 4, 4), **{"seen": PixelMask(0.4), "backbone": unet.Config(width=8, dropout=0.0)} | more)

@@ -76,6 +76,13 @@ def test_rows_teach_the_same_whether_they_were_masked_here_or_arrived_so(tmp_pat
     assert 0 < float(again.masks.float().mean()) < 0.7
 
 
+def test_the_spread_of_masked_rows_is_told_without_their_noise(tmp_path):
+    loud = PixelMask(0.4, noise=0.5)
+    made = rows(tmp_path / "made", examples(loud), {"corruption": to_json(loud, Corruption)}, {HIDES: True})
+    found = trained(asked(seen=loud, noise=0.5), made)
+    assert found.config.precond.sigma_data == pytest.approx(0.3, abs=0.05)
+
+
 def test_each_row_teaches_above_its_own_noise(tmp_path):
     sigma = np.linspace(0.1, 0.5, COUNT).astype(np.float32)
     told = examples()

@@ -83,6 +83,11 @@ def test_it_runs_as_it_is_and_consistency_goes_below_the_noise():
     assert found["model"].stage.start.label == "pretrained"
     assert isinstance(found["model"].stage.objective, Consistent)
     assert found["samples/tuned"].stage.sampler.sigma_min == Heun().sigma_min
+    plain = {node.label: node for node in graph.walk(latent(noise=0.7))}
+    assert plain["samples/tuned"].stage.sampler.sigma_min == pytest.approx(0.7 * (4 / 3) ** 0.5)
+    assert plain["samples/pretrained"].stage.sampler.sigma_min == Heun().sigma_min
+    assert plain["data/noisy"].stage.corruption == Noisy(noise=0.7)
+    assert plain["model"].stage.rows[0].noise == 0.7
     sets = [found[f"data/{name}"].stage.part for name in ("test", "pretraining", "private")]
     assert [part.first for part in sets] == [0, 256, 656]
 

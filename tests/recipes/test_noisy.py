@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.store import Store
 from stages.ambient import Learned, TrainAmbient, course, divided, moments, told_noise, whole
 from stages.corrupt import load
-from stages.denoise import Denoise, _denoise
+from stages.denoise import Denoise, _denoise, denoised
 from stages.noisy import Harm
 from stages.proximal import Chosen, decide
 from stages.recipes.ambient import ambient
@@ -195,14 +195,21 @@ def test_rows_that_do_not_fit_or_come_out_as_nothing_are_named(store):
     with pytest.raises(ValueError, match="do not say how much noise"):
         made(target, store)
 
+    loud, sigma = SimpleNamespace(address="rows"), np.full(ROWS, NOISE)
+    sigma[2] = 500.0
+    rows = replace(noisy_rows(), operator={"sigma": sigma})
+    with pytest.raises(ValueError, match=rf"{rows.ids[2]} of rows holds noise of σ = 500, more than the sampler"):
+        denoised(Denoise(step(Model()), step(Rows()), None), rows, Law(), loud)  # pyright: ignore
+
     class Broken(Law):
         def forward(self, x, sigma, cond=None):
-            return super().forward(x, sigma) * torch.where(x[:, :1, :1, :1] > 0, math.nan, 1.0)
+            return super().forward(x, sigma) * torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 3, math.nan, 1.0)
 
     data = SimpleNamespace(file=lambda _: None, address="rows")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.denoise.read_shard", lambda *_: noisy_rows())
-        with pytest.raises(ValueError, match=r"not finite, such as row-\d"):
+        named = noisy_rows().ids[3]
+        with pytest.raises(ValueError, match=rf"not finite, such as {named}:"):
             _denoise(Denoise(step(Model()), step(Rows()), NOISE), data, 0, Broken)  # pyright: ignore
 
 
@@ -285,6 +292,12 @@ def test_sfbd_starts_each_round_where_the_last_one_ended():
             (f"round/{k}/restored", 0.0),
         ]
     assert "unharmed" not in str(sorted(found)), "nobody has the originals of noisy images"
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_rounds_restore_along_the_flow_or_by_draws_as_they_are_told(stochastic):
+    asked = {node.label: node for node in graph.walk(sfbd(rounds=Rounds(stochastic=stochastic)))}["round/1/restored"]
+    assert isinstance(asked.stage.sampler, Ancestral if stochastic else Heun)
 
 
 def test_what_a_round_learns_from_is_as_its_options_say():

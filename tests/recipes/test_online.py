@@ -199,7 +199,7 @@ def test_how_many_are_taken_over_grows_with_what_they_gain(run):
         return found.json("refresh.json"), changed, step(Refresh(asked, after, 0.7))
 
     best, changed, _ = said(FIRST)
-    assert best["new"] < best["old"] / 5
+    assert abs(best["new"]) < 0.008 < best["old"] / 5, "with the noise of the data both are of one law"
     assert 200 < best["count"] == changed <= best["tried"] == 280
     better, changed, following = said(step(Model(0.6)))
     assert 70 < better["count"] == changed < 210

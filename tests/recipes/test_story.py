@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.backbones import mlp
+from pipeline.data.manifest import name as shard
 from pipeline.engine import ancestry
 from pipeline.engine.preview import name
 from pipeline.engine.report import Link, Report, Section
@@ -90,6 +91,22 @@ def test_what_was_deleted_since_is_passed_over_and_said(run, tmp_path):
     assert ingest not in stories.upstream(poor, target.address)
     with pytest.raises(ValueError, match="is not in"):
         stories.story(poor, ingest, "gone")
+
+
+def test_what_has_rotted_is_said_or_left_out(run, tmp_path):
+    target, store = run
+    shutil.copytree(store.place.root, tmp_path / "runs")
+    poor = Store(str(tmp_path / "runs"))
+    noisy = next(o for o in stories.upstream(poor, target.address).values() if o.manifest["label"] == "data/noisy")
+    drawn = next(o for o in stories.upstream(poor, target.address).values() if "samples.png" in o.names())
+    noisy.place.write(shard(0), b"rot")
+    drawn.place.write("samples.png", b"rot")
+    page = stories.story(poor, target.address, "sfbd")
+    parts = {part.title: part for part in page.parts}
+    assert "is damaged" in parts["What went in: data/noisy"].texts[0]
+    captions = [caption.split(",")[0] for caption, _ in parts["Samples on a timeline"].pictures]
+    assert captions
+    assert drawn.manifest["label"] not in captions
 
 
 def test_what_a_model_drew_while_it_learned_is_shown_in_time(tmp_path):
