@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
-
 from pipeline import flat
 from pipeline.config import ConfigError, nearest
 from pipeline.engine.ledger import FINISHED, Ledger
 from pipeline.place import Place
 from pipeline.store import Store, StoreError
+from stages.recipe import read_yaml
 
 METRICS = "metrics.json"
 
@@ -96,7 +95,7 @@ def _runs(store: Store, damaged: list[str]) -> Iterable[Entry]:
             try:
                 numbers = _numbers(store, address) if address else _numeric(json.loads(home.read(METRICS)))
                 options = _options(home, "config.yaml")
-            except (StoreError, OSError, ValueError, yaml.YAMLError) as error:
+            except (StoreError, OSError, ValueError) as error:
                 damaged.append(f"run {fingerprint} of {recipe} is left out: {_first(error)}")
                 continue
             yield Entry(recipe, f"run {fingerprint}", address, numbers, options)
@@ -111,7 +110,7 @@ def _trials(store: Store, damaged: list[str]) -> Iterable[Entry]:
             try:
                 base, trials = _options(home, "options.yaml"), Ledger(home).of(FINISHED)
                 said = json.loads(home.read("sweep.json")) if home.exists("sweep.json") else {}
-            except (StoreError, OSError, ValueError, yaml.YAMLError) as error:
+            except (StoreError, OSError, ValueError) as error:
                 damaged.append(f"search {search} of {recipe} is left out: {_first(error)}")
                 continue
             for trial in trials:
@@ -132,7 +131,7 @@ def _leaves(value: Any, path: str) -> Iterable[tuple[str, Any]]:
 
 
 def _options(home: Place, name: str) -> dict[str, Any]:
-    tree = yaml.safe_load(home.read(name))
+    tree = read_yaml(home.read(name).decode(), home.at(name))
     if not isinstance(tree, dict):
         raise ValueError(f"{home.at(name)} holds no options: run the command again, or delete it")
     return flat.leaves(tree)
