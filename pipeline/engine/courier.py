@@ -53,6 +53,10 @@ class Courier:
             if letter.kind == "begin":
                 self._begins[letter.about] = letter
 
+    def keep(self) -> None:
+        """Have on disk what is not delivered yet: whatever happens to this process, it will be."""
+        self._spill()
+
     def close(self, patience: float | None = CLOSE_SECONDS) -> int:
         """Deliver what is left, in so many seconds at most; gives how many letters wait in the spool."""
         self._closing.set()
@@ -110,6 +114,7 @@ class Courier:
             if not self._inherited:
                 self.spool.inherit()
                 self._inherited = True
+            self.spool.turn_over()  # while they are delivered others may write more
             names = [] if self._abandoned else self.spool.files()
         for name in names:
             letters = self.spool.read(name)

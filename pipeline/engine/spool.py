@@ -97,6 +97,10 @@ class Spool:
             self._add(letter, folder)
         self._write()
 
+    def turn_over(self) -> None:
+        """Later letters go into a file of their own: those there are now may be delivered and removed."""
+        self._file, self._lines = "", []
+
     def files(self) -> list[str]:
         """The files of letters that are ours by now, oldest first."""
         found = [name for name in self.home.names() if _is_letters(name) and name.split("/")[0] in self._folders]

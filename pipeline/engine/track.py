@@ -245,8 +245,9 @@ class Run:
         self._post("warn", without_password(text))
 
     def close(self, status: str) -> None:
-        """End the run."""
+        """End the run. What it was told outlives this process, as what it is of may not be done again."""
         self._post("end", {"status": status, "when": _now()})
+        self._tracking.courier.keep()
 
     def _post(self, kind: str, content: Any) -> None:
         self._tracking.courier.post(Letter(self._tracking.experiment, self.subject.key, kind, content))

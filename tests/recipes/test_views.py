@@ -244,5 +244,6 @@ def test_errors_that_are_ten_times_apart_are_drawn_on_a_logarithmic_axis(monkeyp
     names = ("ours", "clean_only")
     report = compare.Compare("x", tuple(compare.Contestant(n, model, model) for n in names), (), "clean_only")
     one = {"sigma": [0.1, 1.0], "denoising_error": 1.0, "ends": {"denoising_error": [0.9, 1.1]}}
+    one |= {"cards": {"denoising_error": {}}}
     report._numbers({name: one | {"mse": [1.0, 1.0 if name == "clean_only" else worst]} for name in names})
     assert asked == [logarithmic]
