@@ -31,14 +31,14 @@ from pipeline.physics.sensors import Measured as Sensed
 from pipeline.store import Artifact
 from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load
-from stages.measured import require_coverage, rows_at, through, whole_of
-from stages.train import Fit, Trains, count, save
+from stages.measured import FromMeasured, require_coverage, rows_at, through
+from stages.train import Fit, count, save
 
 AT_ONCE = 1024  # rows whose modes are found together
 
 
 @dataclass(frozen=True)
-class TrainGSURE(Trains):
+class TrainGSURE(FromMeasured):
     """A denoiser (`denoiser.json`, `weights.safetensors`) of the images behind rows, by pipeline/objectives/gsure.py.
 
     It is not trained at levels below the rows' own noise. The rows are held in memory.
@@ -69,19 +69,9 @@ class TrainGSURE(Trains):
             raise ValueError("bfloat16 is too coarse for finite differences: leave out fit.bf16, or probe backward")
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one image."""
-        return whole_of(self.data)
-
-    @property
     def network(self) -> Preconditioned.Config:
         """What is trained, but for the spread of the data."""
         return Preconditioned.Config(self.shape, self.backbone)
-
-    @property
-    def sets(self) -> list[Step]:
-        """What it learns from."""
-        return [self.data]
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
         return partial(_course, self, open(self.data))

@@ -31,15 +31,15 @@ from pipeline.physics.sensors import Measured as Sensed
 from pipeline.store import Artifact
 from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load
-from stages.measured import rows_at, through, whole_of
-from stages.train import Fit, Trains, count, save
+from stages.measured import FromMeasured, rows_at, through
+from stages.train import Fit, count, save
 
 AT_ONCE = 1024  # rows whose matrices are made together
 LARGEST = 1024  # numbers of an image, of which whole matrices are held
 
 
 @dataclass(frozen=True)
-class TrainLinear(Trains):
+class TrainLinear(FromMeasured):
     """A network that fills in what was not measured (`denoiser.json`, `weights.safetensors`): objectives/measuring.py.
 
     Rows are held in memory with their matrices.
@@ -67,19 +67,9 @@ class TrainLinear(Trains):
             raise ValueError("fit.shift and fit.dihedral move images after they were measured: leave them out")
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one image."""
-        return whole_of(self.data)
-
-    @property
     def network(self) -> Sighted.Config:
         """What is trained, but for the spread of the data."""
         return Sighted.Config(self.shape, self.backbone)
-
-    @property
-    def sets(self) -> list[Step]:
-        """What it learns from."""
-        return [self.data]
 
     def make(self, open: Callable[[Step], Artifact]) -> Make:
         return partial(_course, self, open(self.data))

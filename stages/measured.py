@@ -26,6 +26,7 @@ from pipeline.physics.masks import PixelMask
 from pipeline.store import Artifact
 from stages.corrupt import Corrupt, shape_of
 from stages.networks import described
+from stages.train import Trains
 
 NAMED = 8  # pixels that a message names
 
@@ -112,3 +113,19 @@ def require_shape(model: Artifact, shape: tuple[int, ...]) -> None:
     makes = tuple(described(model).shape)
     if makes != tuple(shape):
         raise ValueError(f"{model.address} makes images {makes}, and these rows are of {tuple(shape)}: name another")
+
+
+class FromMeasured(Trains):
+    """A stage that learns from one set of rows `data`, each seen through an operator of its own."""
+
+    data: Step
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image (C, *), whole."""
+        return whole_of(self.data)
+
+    @property
+    def sets(self) -> list[Step]:
+        """What it learns from."""
+        return [self.data]
