@@ -17,9 +17,11 @@ from pipeline.diffusion.sample import Heun, Sampler
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.judging import Judging
 from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
+from stages.gaussian import FitGaussian
 from stages.images import Images
 from stages.judge import Drawn, Judge
 from stages.noisy import Harm, NoisySets, noisy_sets
@@ -38,6 +40,7 @@ class Method(Enum):
     TRUNCATED = "truncated"  # the noisy images alone, down to their noise
     AMBIENT = "ambient"  # both, as published: the weight fades out towards the noise
     OMNI = "omni"  # both, at full weight
+    CONSISTENT = "consistent"  # both, and consistency along the reverse diffusion below the noise
     SFBD = "sfbd"  # rounds as published
     ONLINE = "online"  # one training, a part of the restored images made anew now and then
     DATALOOPS = (
@@ -45,6 +48,8 @@ class Method(Enum):
     )
     OMNI_SFBD = "omni_sfbd"  # restored images below the noise, noisy ones above
     MIXED = "mixed"  # restored images everywhere, noisy ones well above their noise
+    EM = "em"  # rounds that begin with a Gaussian and draw from the posterior: no clean image is needed
+    EM_OMNI = "em_omni"  # the same below the noise, noisy images above
     ALL = "all_clean"  # all the same images, unharmed: the ceiling
 
 
@@ -54,13 +59,15 @@ ROUNDS = {
     Method.OMNI_SFBD: {"direct": True, "only_below": True, "cap": 4.0},
     Method.MIXED: {"direct": True},
 }
-DEFAULT = "clean_early,clean_only,truncated,ambient,omni,sfbd,omni_sfbd,mixed,all_clean"
+LAPS = {Method.EM: {}, Method.EM_OMNI: {"direct": True, "only_below": True, "cap": 4.0}}
+DEFAULT = "clean_early,clean_only,truncated,ambient,omni,sfbd,online,omni_sfbd,mixed,all_clean"
+NONE_CLEAN = "truncated,consistent,em,em_omni,all_clean"  # what does without
 
 
 def compare(
     images: Images = Images(),
     harm: Harm = Harm(),
-    methods: str = DEFAULT,
+    methods: str | None = None,
     seeds: int = 3,
     rounds: int = 3,
     early: float = 0.25,
@@ -78,7 +85,8 @@ def compare(
     Args:
         images: the images.
         harm: which of them are noisy.
-        methods: which methods, separated by commas.
+        methods: which methods, separated by commas; if not given, ten that need a few clean images, or with --clean 0
+            the five that need none.
         seeds: how many seeds, each with a split of its own.
         rounds: of the methods that have rounds.
         early: the share of the images seen that pretraining on clean images has, in methods with rounds and alone.
@@ -91,7 +99,7 @@ def compare(
         clean_backbone: the network of those.
         fit: how it is trained; `fit.images` is what each method sees in all, over all rounds.
     """
-    chosen = wanted(methods)
+    chosen = wanted((DEFAULT if harm.clean else NONE_CLEAN) if methods is None else methods)
     if {*chosen} & {*ROUNDS, Method.ONLINE} and not alike(backbone, clean_backbone):
         raise ValueError("rounds go on from a model of clean images: give both backbones alike, but for dropout")
     if seeds < 1 or rounds < 1 or not 0 < early < 1:
@@ -118,6 +126,12 @@ def compare(
             elif method in ROUNDS:
                 how = Rounds(most=rounds, stop=False, **ROUNDS[method])
                 made[method] = deconvolve(sets, start(), how, backbone, each, scale, label).model, 0.0
+            elif method in LAPS:
+                how = Rounds(most=rounds, stop=False, stochastic=True, **LAPS[method])
+                law = FitGaussian(sets.noisy, seed=n)  # its rows say what noise they have
+                gaussian = step(law, f"{at}/gaussian", one, (sets.census,))
+                lap = replace(fit, images=max(fit.batch, fit.images // rounds))
+                made[method] = deconvolve(sets, gaussian, how, backbone, lap, scale, label).model, 0.0
             elif method is Method.ONLINE:
                 how, rest = Online(refreshes=4 * rounds), replace(fit, images=rounds * each.images)
                 made[method] = online(sets, start(), how, backbone, rest, scale, label).model, 0.0
@@ -164,6 +178,8 @@ def once(
         case Method.AMBIENT:
             fading = Ambient(weighting=Weighting.FADING)
             asked = TrainAmbient((*clean, noisy), backbone, fit, sets.seed, objective=fading)
+        case Method.CONSISTENT:
+            return TrainAmbient((*clean, noisy), backbone, fit, sets.seed, objective=Consistent()), 0.0
         case _:
             asked = TrainAmbient((*clean, noisy), backbone, fit, sets.seed)
     knows_all = clean and method is not Method.TRUNCATED

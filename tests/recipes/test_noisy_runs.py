@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import alone
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from pipeline import graph
 from pipeline.backbones import mlp
+from pipeline.diffusion.sample import Ancestral
 from pipeline.graph import step
 from pipeline.learning.optim import AdamW
 from pipeline.learning.weights import unpack
@@ -125,15 +127,25 @@ def test_a_toy_comparison_has_every_method_in_its_table(run):
         "ambient",
         "omni",
         "sfbd",
+        "online",
         "omni_sfbd",
         "mixed",
         "all_clean",
     }
     assert all(len(numbers["denoising_error"]["seeds"]) == 2 for numbers in table.values())
-    one = compare(harm=FEW, methods="online", seeds=1, rounds=1, fit=SHORT, backbone=TOY, clean_backbone=TOY)
-    assert run(one.stage.trials[0].evaluation).keys() >= {"seed 0/online/4", "seed 0/evaluate/online"}
     loops = {node.label: node for node in graph.walk(compare(methods="dataloops,sfbd", seeds=1))}
     assert loops["seed 0/dataloops/1"].stage.rows[1].noise == pytest.approx(0.2 / 8)
+
+
+def test_a_toy_comparison_without_clean_images_has_what_needs_none(run):
+    none = replace(FEW, clean=0)
+    found = run(compare(harm=none, seeds=1, rounds=2, samples=20, backbone=TOY, clean_backbone=TOY, fit=SHORT))
+    table = found["report"].json("versus.json")
+    assert set(table) == {"truncated", "consistent", "em", "em_omni", "all_clean"}
+    labels = {node.label: node for node in graph.walk(compare(harm=none, seeds=1))}
+    assert labels["seed 0/em/1"].stage.start is None, "a Gaussian has no weights to go on with"
+    assert labels["seed 0/em/2"].stage.start.address == labels["seed 0/em/1"].address
+    assert labels["seed 0/em_omni/2/restored"].stage.sampler == Ancestral(steps=64), "draws, not means"
 
 
 def test_a_model_that_learned_ten_images_by_heart_is_found_out(run):
