@@ -102,7 +102,7 @@ def least(probability: Tensor, grid: Tensor, margin: float) -> Tensor:
 
 def _annotate(stage: Annotate, data: Artifact, piece: int, telltale: Callable[[], Network]) -> tuple[Examples, Report]:
     C, rows, grid = telltale(), read_shard(data.file(name(piece)), name(piece)), stage.grid
-    device = next(C.parameters()).device
+    device = C.device
     sigmas, noisy = [], []
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))

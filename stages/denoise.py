@@ -93,7 +93,7 @@ def _denoise(stage: Denoise, data: Artifact, piece: int, model: Callable[[], Net
 
 def denoised(stage: Denoise, rows: Examples, D: Network, data: Artifact) -> Examples:
     """Rows of a set, denoised as the stage says; a row's outcome does not depend on those beside it."""
-    device = next(D.parameters()).device
+    device = D.device
     if stage.noise is None and SIGMA not in rows.operator:
         raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
     floors = np.full(len(rows), stage.noise) if stage.noise is not None else rows.operator[SIGMA].astype(np.float64)

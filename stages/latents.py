@@ -102,12 +102,12 @@ def _fit(data: Artifact, found: tuple[int, ...], wanted: tuple[int, ...]) -> Non
 
 def _encode(stage: Encode, data: Artifact, piece: int, loaded: Callable[[], Autoencoder]) -> tuple[Examples, Report]:
     coder, rows = loaded(), read_shard(data.file(name(piece)), name(piece))
-    z = in_pieces(coder.encode, rows.x().to(next(coder.parameters()).device), stage.batch)
+    z = in_pieces(coder.encode, rows.x().to(coder.device), stage.batch)
     kept = {key: rows.operator[key] for key in (EMBEDDING,) if key in rows.operator}
     return Examples.from_x(rows.ids, z, rows.label, kept, caption=rows.caption), {}
 
 
 def _decode(stage: Decode, data: Artifact, piece: int, loaded: Callable[[], Autoencoder]) -> tuple[Examples, Report]:
     coder, rows = loaded(), read_shard(data.file(name(piece)), name(piece))
-    x = in_pieces(coder.decode, rows.x().to(next(coder.parameters()).device), stage.batch)
+    x = in_pieces(coder.decode, rows.x().to(coder.device), stage.batch)
     return Examples.from_x(rows.ids, x, rows.label, uint8=True, caption=rows.caption), {}

@@ -67,7 +67,7 @@ def _load(model: Artifact, shape: tuple[int, ...]) -> Beside:
 
 def _undo(stage: Undo, data: Artifact, piece: int, model: Callable[[], Beside]) -> tuple[Examples, Report]:
     D, rows = model(), read_shard(data.file(name(piece)), name(piece))
-    device = next(D.parameters()).device
+    device = D.device
     done, told = [], cond_of(D.config, rows)
     for start in range(0, len(rows), stage.batch):
         at = np.arange(start, min(start + stage.batch, len(rows)))

@@ -5,9 +5,11 @@ With white z, Tweedie's formula gives ∇ log p_σ(x) = (D(x, σ) − x)/σ² an
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +27,11 @@ class Network(nn.Module):
     """A denoiser with weights and the configuration that builds it."""
 
     config: Trained
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, or, of one that has none, the numbers that it was given."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
 
 class Denoiser(Protocol):
