@@ -16,6 +16,7 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import docstring_parser
@@ -37,9 +38,9 @@ OPENING = (
 CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 
 
-def names() -> list[str]:
-    """Every recipe: the modules in `stages/recipes`."""
-    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+def names(folder: Path | None = None) -> list[str]:
+    """Every recipe: the modules in `stages/recipes`, or in that folder of another checkout."""
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__ if folder is None else [str(folder)]))
 
 
 def find(name: str) -> Recipe:

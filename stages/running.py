@@ -155,15 +155,15 @@ def ask(verb: str, words: list[str], common: type[Common] = Common) -> Asked | N
 
 
 def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
+    from stages.report_index import INDEX, PAGE, STORY
+
     results = asked.results
     made = asked.store.artifact(asked.target.address)
     metrics = metrics_of(made)
     sets = made.json("made.json") if "made.json" in made.names() else {}
     sets = {name: without_password(asked.store.artifact(address).place.url) for name, address in sets.items()}
-    page = None
-    if "report.html" in made.names():
-        where = str(Path(results.root)) if results.is_local else without_password(results.url)
-        page = f"{where}/report.html"
+    where = str(Path(results.root)) if results.is_local else without_password(results.url)
+    page = f"{where}/{PAGE}" if PAGE in made.names() else None
     for name, value in metrics.items():
         print(f"{name:<32} {value:.4f}")
     print(f"{counts['run']} steps run, {counts['cached']} cached, {seconds:.0f} s")
@@ -171,7 +171,8 @@ def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
         print(f"{name}: {place}")
     if page:
         print(f"report: {page}")
-    print(f"all runs: {without_password(asked.store.place.at('index.html'))}")
+    print(f"story: {where}/{STORY}")
+    print(f"all runs: {without_password(asked.store.place.at(INDEX))}")
     sys.stdout.flush()
     if asked.common.json:
         said = {
@@ -181,6 +182,7 @@ def _report(asked: Asked, counts: dict[str, int], seconds: float) -> int:
             "metrics": metrics,
             **sets,
             "report": page,
+            "story": f"{where}/{STORY}",
             "seconds": round(seconds, 2),
         }
         print(json.dumps(said))

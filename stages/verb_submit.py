@@ -13,13 +13,15 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, nearest
 from pipeline.engine.track import check_uri, without_password
 from pipeline.place import secret_in
 from stages.arguments import parse
+from stages.recipe import names
 from stages.verb_preflight import VERSIONS, WITH_STEPS, known, split, store_of, value_of
 
 USAGE = "kintsugi submit [OPTIONS] -- COMMAND, such as: -- run partial_views --store s3://bucket/runs"
+ASKING = (*WITH_STEPS, "plan")  # the verbs behind which a recipe stands
 SENT = ("KINTSUGI_", "MLFLOW_", "RAY_DATA_", "RAY_TRAIN_")
 SECRET = re.compile(r"(TOKEN|SECRET|PASSW(OR)?D|KEY|CREDENTIALS?|USERNAME)(_|$)")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -148,6 +150,8 @@ def variables(asked: Sequence[str], local: Mapping[str, str]) -> dict[str, str]:
             found[name] = value
     for word in asked:
         name, given, value = word.partition("=")
+        if name == VERSIONS:
+            raise ConfigError(f"--env {name} is set by submit itself; to let packages differ: --any-version")
         if not NAME.fullmatch(name):
             raise ConfigError(f"--env {name} is no name of a variable: write --env NAME or --env NAME=VALUE")
         if not given and name not in local:
@@ -165,7 +169,10 @@ def _folder(given: str | None) -> Path:
 
 
 def _check(command: Sequence[str], folder: Path) -> None:
-    """Raises: ConfigError: the command names what is on this machine alone, or MLflow is not told where."""
+    """Raises: ConfigError: the command names no recipe, what is here alone, or a place that ends with the job."""
+    known = names(folder / "stages" / "recipes")
+    if command[0] in ASKING and known and command[1:] and not command[1].startswith("-") and command[1] not in known:
+        raise ConfigError(f"there is no recipe '{command[1]}' in {folder}{nearest(command[1], known)}")
     if command[0] in WITH_STEPS or value_of(command, "--store") is not None:
         store = store_of(command)
         if "://" not in store and not store.startswith(("/", "~")):

@@ -161,6 +161,18 @@ def test_a_dry_run_asks_nobody_and_prints_one_command(sends, monkeypatch):
     assert "put the values of API_KEY where ***" in said.err
 
 
+def test_a_recipe_that_is_not_in_what_is_sent_is_refused_before_it_is(sends, tmp_path):
+    at = ("submit", "--address", "http://127.0.0.1:9", "--dry-run")
+    sends(*at, "--", "run", "partial_veiws", "--store", "/s").refused("no recipe 'partial_veiws'", "'partial_views'")
+    recipes = tmp_path / "stages" / "recipes"
+    recipes.mkdir(parents=True)
+    (recipes / "mine.py").write_text("")
+    there = (*at, "--working-dir", str(tmp_path), "--")
+    assert sends(*there, "run", "mine", "--store", "/s").code == 0, "a recipe of another checkout"
+    sends(*there, "run", "plain", "--store", "/s").refused("no recipe 'plain'")
+    sends(*at, "--env", "KINTSUGI_VERSIONS={}", *COMMAND).refused("KINTSUGI_VERSIONS", "--any-version")
+
+
 def test_secrets_are_sent_if_they_are_asked_for_and_not_otherwise():
     here = {"MLFLOW_TRACKING_URI": "http://h", "MLFLOW_TRACKING_PASSWORD": "p", "KINTSUGI_A": "1", "RAY_TRAIN_B": "2"}
     here |= {"AWS_SECRET_ACCESS_KEY": "s", "RAY_AUTH_TOKEN": "t", "PATH": "/bin", "KINTSUGI_API_KEY": "k"}
