@@ -17,6 +17,7 @@ td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
 td:not(.number) { min-width: 5rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #ddd; }
 img { max-width: 100%; image-rendering: pixelated; } figure { margin: 1rem 0; } figcaption { color: #555; }
+figure.wide img { max-width: none; }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 </style></head><body>
 <h1>{{ title }}</h1>
@@ -30,7 +31,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 {%- if cell.href is defined %}<a href="{{ cell.href }}">{{ cell.text }}</a>
 {%- else %}{{ cell | digits if cell is float else cell }}{% endif %}</td>
 {% endfor %}</tr>{% endfor %}</table></div>{% endif %}
-{% for caption, data in part.pictures %}<figure>
+{% for caption, data in part.pictures %}<figure{% if part.full_size %} class="wide"{% endif %}>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 {% if part.code %}<details><summary>Show</summary><pre>{{ part.code }}</pre></details>{% endif %}
@@ -53,7 +54,10 @@ class Link:
 
 @dataclass
 class Section:
-    """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text."""
+    """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text.
+
+    Pictures shrink to a narrow screen, but for those that hold words (`full_size`), which it scrolls.
+    """
 
     title: str
     texts: Sequence[str] = ()
@@ -61,6 +65,7 @@ class Section:
     rows: Sequence[Sequence[str | float | int | Link]] = ()
     pictures: Sequence[tuple[str, bytes]] = ()
     code: str = ""
+    full_size: bool = False
 
 
 @dataclass

@@ -159,7 +159,9 @@ def test_a_browser_shows_every_picture_and_nothing_sticks_out(run, tmp_path, wid
     assert "http" not in re.sub(r"data:[^\"]*", "", html), "it fetches something"
     look = """<script>const bad = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
     const wide = document.documentElement.scrollWidth;
-    document.title = [document.images.length, bad, wide, innerWidth].join(" ")</script>"""
+    const words = document.querySelector("figure.wide img");  // the lineage
+    document.title = [document.images.length, bad, wide, innerWidth, words.width / words.naturalWidth].join(" ")
+    </script>"""
     (tmp_path / "page.html").write_text(html.replace("</body>", f"{look}</body>"))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += [
@@ -177,10 +179,11 @@ def test_a_browser_shows_every_picture_and_nothing_sticks_out(run, tmp_path, wid
         timeout=120,
         check=True,
     ).stdout
-    images, bad, scroll, inner = map(int, re.search(r"<title>([\d ]+)</title>", said)[1].split())
+    images, bad, scroll, inner, shrunk = map(float, re.search(r"<title>([\d. ]+)</title>", said)[1].split())
     assert images >= 8
     assert bad == 0
     assert scroll <= inner
+    assert shrunk == 1, "words must stay large enough to read"
     subprocess.run(
         [CHROMIUM, *flags, f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}", page],
         capture_output=True,
