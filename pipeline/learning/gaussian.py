@@ -3,7 +3,8 @@
 E: x₀ given y is N(m, C) with gain K = Σ Aᵀ(A Σ Aᵀ + σ_y²)⁻¹, m = μ + K (y − A μ), C = Σ − K A Σ. M: μ' is the mean of
 m, Σ' that of C + (m − μ')(m − μ')ᵀ; of rank r, its largest r eigenvalues and the mean of the others, which maximise
 what the E-step expects (Tipping and Bishop 1999, eq. 7 and 8). The likelihood of the rows never falls (Dempster et
-al. 1977). It is where DiEM starts from (Rozet et al. 2024, arXiv 2405.13712), there with samples in place of C.
+al. 1977). It is where DiEM starts from (Rozet et al. 2024, arXiv 2405.13712), there with samples in place of C. Where
+every row shows all of its image, with one noise, the maximum has a closed form.
 """
 
 from __future__ import annotations
@@ -96,6 +97,23 @@ def step(law: Law, rows: Iterable[Measured], least: float) -> tuple[Law, float]:
         count += len(wrong)
     shift = first / count
     return Law(law.mean + shift, second / count - torch.outer(shift, shift)), likelihood / count
+
+
+def seen_whole(y: Tensor, noise: float, rank: int) -> tuple[Law, float]:
+    """The most likely law of rows y (N, n) = x₀ + `noise` n that hide nothing, and their mean log-likelihood in nats.
+
+    Σ is what the rows' covariance, of so many directions, has above σ_y² (Tipping and Bishop 1999, eq. 7 and 8), and
+    nothing where it has less; σ_y is `LEAST` of the rows' spread at least. EM comes near it ever slower.
+    """
+    y = y.double()
+    mean = y.mean(0)
+    cov = (y - mean).T @ (y - mean) / len(y)
+    least = max(noise, LEAST * float(cov.diagonal().mean()) ** 0.5, 1e-9) ** 2
+    values, axes = torch.linalg.eigh(Law(mean, cov).limited(rank).cov)
+    found = values.clamp_min(least)
+    rest = (axes * (cov @ axes)).sum(0)  # the rows' own variance along each axis
+    likelihood = -float((rest / found + found.log()).sum() + len(mean) * math.log(2 * math.pi)) / 2
+    return Law(mean, (axes * (found - least)) @ axes.T), likelihood
 
 
 def fit(rows: Iterable[Measured], n: int, rank: int, iterations: int, tol: float = 1e-4) -> tuple[Law, list[float]]:

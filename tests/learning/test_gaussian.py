@@ -9,7 +9,7 @@ import torch
 from pipeline.data.coverage import apart
 from pipeline.diffusion import exact, gaussian
 from pipeline.keys import Key
-from pipeline.learning.gaussian import Law, Measured, fit, started, step
+from pipeline.learning.gaussian import Law, Measured, fit, seen_whole, started, step
 from pipeline.learning.weights import pack, unpack
 from pipeline.physics.blur import GaussianBlur
 from pipeline.physics.masks import Masked
@@ -57,6 +57,23 @@ def test_the_likelihood_of_the_rows_never_falls(noise, rank):
     assert len(told) == 40
     assert min(np.diff(told)) > -1e-9
     assert told[-1] > told[0] + 0.1
+
+
+@pytest.mark.parametrize("rank", [N, 2])
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.6])
+def test_where_nothing_is_hidden_the_maximum_has_a_closed_form(noise, rank):
+    """EM does not leave it, and comes near its likelihood from below; 0.6 is more than some directions vary."""
+    part = masked(400, noise, p=0.0)
+    noise = float(part[0].noise[0])
+    law, best = seen_whole(part[0].y, noise, rank)
+    if noise:
+        after, likelihood = step(law, part, 1e-9)
+        torch.testing.assert_close(after.limited(rank).cov, law.cov, rtol=0, atol=1e-12)
+        torch.testing.assert_close(after.mean, law.mean)
+        assert likelihood == pytest.approx(best, abs=1e-9)
+    _, told = fit(part, N, rank, 400, tol=-1.0)
+    assert max(told) <= best + 1e-9
+    assert told[-1] == pytest.approx(best, abs=2e-3)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
