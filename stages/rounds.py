@@ -12,6 +12,7 @@ from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
 from stages.corrupt import Corrupt
 from stages.denoise import Denoise
+from stages.gaussian import FitGaussian
 from stages.judge import Drawn, Judge
 from stages.noisy import NoisySets
 from stages.proximal import Chosen, Proximal
@@ -97,6 +98,12 @@ def pretrain(sets: NoisySets, backbone: Backbone, fit: Fit, scale: Scale, label:
     """A model of the clean images alone. Raises ValueError: there are none."""
     asked = TrainAmbient((Learned(sets.few),), backbone, fit, sets.seed)
     return step(asked, label, scale, (sets.census,))
+
+
+def fitted(sets: NoisySets, scale: Scale, label: str = "gaussian") -> Step:
+    """A Gaussian fitted to the noisy images less their noise, for rounds to begin with where no image is clean."""
+    asked = FitGaussian(sets.noisy, seed=sets.seed)  # each row's noise is in the set
+    return step(asked, label, replace(scale, workers=1), (sets.census,))
 
 
 def lessons(sets: NoisySets, restored: Step, rounds: Lessons, factor: float = 1.0) -> tuple[Learned, ...]:

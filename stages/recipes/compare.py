@@ -21,12 +21,11 @@ from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
-from stages.gaussian import FitGaussian
 from stages.images import Images
 from stages.judge import Drawn, Judge
 from stages.noisy import Harm, NoisySets, noisy_sets
 from stages.online import Online, online
-from stages.rounds import Rounds, deconvolve, images_seen, pretrain
+from stages.rounds import Rounds, deconvolve, fitted, images_seen, pretrain
 from stages.sample import Sample
 from stages.train import Fit
 from stages.versus import Trial, Versus
@@ -128,8 +127,7 @@ def compare(
                 made[method] = deconvolve(sets, start(), how, backbone, each, scale, label).model, 0.0
             elif method in LAPS:
                 how = Rounds(most=rounds, stop=False, stochastic=True, **LAPS[method])
-                law = FitGaussian(sets.noisy, seed=n)  # its rows say what noise they have
-                gaussian = step(law, f"{at}/gaussian", one, (sets.census,))
+                gaussian = fitted(sets, scale, f"{at}/gaussian")
                 lap = replace(fit, images=max(fit.batch, fit.images // rounds))
                 made[method] = deconvolve(sets, gaussian, how, backbone, lap, scale, label).model, 0.0
             elif method is Method.ONLINE:

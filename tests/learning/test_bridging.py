@@ -16,6 +16,7 @@ from pipeline.data.mix import Mixed
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.beside import Beside
+from pipeline.diffusion.denoiser import Network
 from pipeline.diffusion.precond import EDM
 from pipeline.diffusion.sample import Heun
 from pipeline.keys import Key
@@ -50,7 +51,7 @@ def test_stationary_at_the_posterior_mean_given_both_and_nowhere_near(at, sign):
     assert abs(value) < 4 * error if not sign else value * sign > 8 * error
 
 
-class Law(torch.nn.Module):
+class Law(Network):
     """The posterior's denoiser under a prior of variance `prior`, as a network."""
 
     def __init__(self, prior: float, shape: tuple[int, ...]):

@@ -22,6 +22,7 @@ from pipeline.data.manifest import Manifest, name
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.data.shards import write_shard
+from pipeline.diffusion.denoiser import Network
 from pipeline.diffusion.exact import Gaussian
 from pipeline.diffusion.levels import LogNormal
 from pipeline.diffusion.precond import Preconditioned
@@ -38,7 +39,7 @@ from stages.proximal import Chosen, decide
 from stages.recipes.ambient import ambient
 from stages.recipes.compare import ROUNDS, Method, compare, wanted
 from stages.recipes.memorisation import memorisation
-from stages.recipes.sfbd import sfbd
+from stages.recipes.sfbd import Begin, sfbd
 from stages.rounds import Rounds
 from stages.train import Fit
 from stages.versus import Trial, Versus
@@ -57,7 +58,7 @@ def noisy_rows(count: int = ROWS) -> Examples:
     return Examples.from_x([f"row-{i}" for i in range(count)], y)
 
 
-class Law(torch.nn.Module):
+class Law(Network):
     """A Gaussian's denoiser as a network."""
 
     config = SimpleNamespace(shape=SHAPE)
@@ -348,6 +349,16 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
     assert len({node.address for node in graph.walk(target) if node.label == "seed 0/pretrained"}) == 1
 
 
+def test_what_compare_finds_best_without_clean_images_is_what_sfbd_trains():
+    fit, how = Fit(images=96_000), {"stochastic": True, "direct": True, "only_below": True, "cap": 4.0, "stop": False}
+    found = {node.label: node for node in graph.walk(compare(harm=Harm(clean=0), seeds=1, rounds=3, fit=fit))}
+    third = replace(fit, images=32_000)
+    mine = sfbd(harm=Harm(clean=0), begin=Begin.GAUSSIAN, rounds=Rounds(most=3, **how), fit=third)
+    labels = {node.label: node for node in graph.walk(mine)}
+    assert labels["round/3"].address == found["seed 0/em_omni/3"].address
+    assert labels["evaluate/sfbd"].address == found["seed 0/evaluate/em_omni"].address
+
+
 @pytest.mark.parametrize(
     ("build", "says"),
     [
@@ -357,6 +368,7 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
         (lambda: compare(backbone=TINY), "alike, but for dropout"),
         (lambda: memorisation(harm=Harm(clean=5, count=10)), "clean is 5"),
         (lambda: sfbd(harm=Harm(clean=0)), "needs clean images"),
+        (lambda: sfbd(begin=Begin.GAUSSIAN, views=10), "two ways to begin"),
         (lambda: compare(methods="sfbd,omnii"), "no method 'omnii'; did you mean 'omni'"),
         (lambda: compare(methods=" "), "name methods"),
         (lambda: compare(seeds=0), "seeds is 0"),

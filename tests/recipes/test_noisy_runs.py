@@ -25,7 +25,7 @@ from stages.recipes.ambient import ambient
 from stages.recipes.ambient_masks import ambient_masks
 from stages.recipes.compare import compare
 from stages.recipes.memorisation import memorisation
-from stages.recipes.sfbd import sfbd
+from stages.recipes.sfbd import Begin, sfbd
 from stages.rounds import Rounds
 from stages.train import Fit, Train
 
@@ -146,6 +146,14 @@ def test_a_toy_comparison_without_clean_images_has_what_needs_none(run):
     assert labels["seed 0/em/1"].stage.start is None, "a Gaussian has no weights to go on with"
     assert labels["seed 0/em/2"].stage.start.address == labels["seed 0/em/1"].address
     assert labels["seed 0/em_omni/2/restored"].stage.sampler == Ancestral(steps=64), "draws, not means"
+
+
+def test_a_toy_sfbd_begins_with_a_gaussian_where_nothing_is_clean(run):
+    how = Rounds(most=1, stochastic=True, direct=True, only_below=True)
+    found = run(sfbd(harm=replace(FEW, clean=0), begin=Begin.GAUSSIAN, rounds=how, samples=20, backbone=TOY, **FITS))
+    numbers = found["report"].json("metrics.json")
+    assert {"denoising_error/sfbd", "denoising_error/gaussian", "ratio"} <= numbers.keys()
+    assert "denoising_error/clean only" not in numbers
 
 
 def test_a_model_that_learned_ten_images_by_heart_is_found_out(run):
