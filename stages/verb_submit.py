@@ -22,6 +22,7 @@ from stages.verb_preflight import VERSIONS, WITH_STEPS, known, split, store_of, 
 
 USAGE = "kintsugi submit [OPTIONS] -- COMMAND, such as: -- run partial_views --store s3://bucket/runs"
 ASKING = (*WITH_STEPS, "plan")  # the verbs behind which a recipe stands
+UNASKED = {"sample": "samples.png"}  # what is written where --out is not given
 SENT = ("KINTSUGI_", "MLFLOW_", "RAY_DATA_", "RAY_TRAIN_")
 SECRET = re.compile(r"(TOKEN|SECRET|PASSW(OR)?D|KEY|CREDENTIALS?|USERNAME)(_|$)")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -173,7 +174,7 @@ def _check(command: Sequence[str], folder: Path) -> None:
     known = names(folder / "stages" / "recipes")
     if command[0] in ASKING and known and command[1:] and not command[1].startswith("-") and command[1] not in known:
         raise ConfigError(f"there is no recipe '{command[1]}' in {folder}{nearest(command[1], known)}")
-    if command[0] in WITH_STEPS or value_of(command, "--store") is not None:
+    if command[0] != "doctor" or value_of(command, "--store") is not None:
         store = store_of(command)
         if "://" not in store and not store.startswith(("/", "~")):
             raise ConfigError(
@@ -187,6 +188,11 @@ def _check(command: Sequence[str], folder: Path) -> None:
                     f"MLFLOW_TRACKING_URI {uri} would be a file of the job, which ends with it: name a server, or "
                     "sqlite:////PATH.db where all machines mount it"
                 )
+    out = value_of(command, "--out") or UNASKED.get(command[0])
+    if out is not None and not out.startswith("/"):
+        raise ConfigError(
+            f"--out {out} would be a file of the job, which ends with it: give an absolute path that all machines mount"
+        )
     file = value_of(command, "--config")
     if file is not None and not (folder / file).resolve().is_relative_to(folder):
         raise ConfigError(f"--config {file} is not below {folder}, which is all that is sent: put it there")
