@@ -71,7 +71,7 @@ def index(store: Store) -> str:
     report = Report(
         f"Runs: {store.url.rsplit('/', 1)[-1]}", [f"Runs: {len(rows)}, artifacts: {len(addresses)}; newest first."]
     )
-    head = ["recipe", "when (UTC)", "story", "report", "fingerprint", "numbers"]
+    head = ["recipe", "numbers", "story", "report", "when (UTC)", "fingerprint"]
     report.parts.append(Section("Runs", header=head, rows=rows))
     if sweeps := _sweeps(store):
         head = ["recipe", "best trial", "value", "metric", "finished", "report", "sweep"]
@@ -88,7 +88,7 @@ def _row(created: str, result: Result, target: Artifact) -> list[str | float | i
         for name, file in (("story", STORY), ("report", PAGE))
     ]
     said = ", ".join(f"{key} {value:.4g}" for key, value in list(numbers(target).items())[:HEADLINES])
-    return [result.recipe, created[:16].replace("T", " "), *pages, result.fingerprint, said]
+    return [result.recipe, said, *pages, created[:16].replace("T", " "), result.fingerprint]
 
 
 def _picture(store: Store, target: Artifact) -> bytes | None:

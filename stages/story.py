@@ -50,7 +50,7 @@ def story(store: Store, address: str, title: str, links: Sequence[tuple[str, str
     kinds = {one.manifest["label"]: kind(one) for one in made.values()}
     told = ["Yellow: data; blue: models; grey: what was measured. Every step stands below all that it was made from."]
     drawn = [("lineage", ancestry(needs, kinds))]
-    report.parts.append(Section("What was made from what", told, pictures=drawn, full_size=True))
+    report.parts.append(Section("What was made from what", told, pictures=drawn))
     report.parts += went_in(store, made)
     report.parts += training(trained, histories(store, trained, "loss") if trained else {})
     report.parts += samples(made)

@@ -19,6 +19,10 @@ WHITE, GROUND = (255, 255, 255), (187, 204, 228)  # what pictures lie on; the ot
 WIDE = 780  # pixels of a line of named pictures, about
 
 
+class Plot(bytes):
+    """A PNG that has words in it: a report lets a narrow screen scroll it, where it shrinks other pictures."""
+
+
 def grid(
     images: np.ndarray, columns: int = 16, scale: int | None = None, ground: tuple[int, int, int] = WHITE
 ) -> bytes:
@@ -274,8 +278,8 @@ def drawing(height: float = 4.2, width: float = 7.2) -> Figure:
     return figure
 
 
-def as_png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> Plot:
     """A figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return Plot(buffer.getvalue())

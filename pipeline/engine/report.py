@@ -6,6 +6,8 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pipeline.engine.pictures import Plot
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title>
@@ -16,7 +18,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
 td:not(.number) { min-width: 5rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } tr { border-bottom: 1px solid #ddd; }
-img { max-width: 100%; image-rendering: pixelated; } figure { margin: 1rem 0; } figcaption { color: #555; }
+img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #555; }
 figure.wide img { max-width: none; }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 </style></head><body>
@@ -31,7 +33,7 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: .8rem; }
 {%- if cell.href is defined %}<a href="{{ cell.href }}">{{ cell.text }}</a>
 {%- else %}{{ cell | digits if cell is float else cell }}{% endif %}</td>
 {% endfor %}</tr>{% endfor %}</table></div>{% endif %}
-{% for caption, data in part.pictures %}<figure{% if part.full_size %} class="wide"{% endif %}>
+{% for caption, data, words in part.pictures %}<figure{% if words %} class="wide"{% endif %}>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 {% if part.code %}<details><summary>Show</summary><pre>{{ part.code }}</pre></details>{% endif %}
@@ -54,10 +56,7 @@ class Link:
 
 @dataclass
 class Section:
-    """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text.
-
-    Pictures shrink to a narrow screen, but for those that hold words (`full_size`), which it scrolls.
-    """
+    """A headed section: paragraphs, a table, pictures (caption, PNG bytes), a folded block of text."""
 
     title: str
     texts: Sequence[str] = ()
@@ -65,7 +64,6 @@ class Section:
     rows: Sequence[Sequence[str | float | int | Link]] = ()
     pictures: Sequence[tuple[str, bytes]] = ()
     code: str = ""
-    full_size: bool = False
 
 
 @dataclass
@@ -82,11 +80,13 @@ class Report:
 
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         environment.filters["digits"] = digits
-        encoded = [
-            {**vars(part), "pictures": [(caption, base64.b64encode(png).decode()) for caption, png in part.pictures]}
-            for part in self.parts
-        ]
-        return environment.from_string(PAGE).render(title=self.title, lead=self.lead, parts=encoded)
+        parts = [{**vars(part), "pictures": [_shown(*one) for one in part.pictures]} for part in self.parts]
+        return environment.from_string(PAGE).render(title=self.title, lead=self.lead, parts=parts)
+
+
+def _shown(caption: str, png: bytes) -> tuple[str, str, bool]:
+    """A picture as the page has it, and whether there are words in it that must not shrink."""
+    return caption, base64.b64encode(png).decode(), isinstance(png, Plot)
 
 
 def digits(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -136,3 +137,14 @@ def test_a_wide_table_scrolls_by_itself_and_breaks_no_words():
     assert page[:table].endswith('<div class="wide">')
     assert ".wide { overflow-x: auto; }" in page
     assert "anywhere" not in page
+
+
+def test_plots_keep_their_size_on_a_narrow_screen_and_images_shrink_to_it():
+    plot, images = bars({"a": 1.0}, "error"), grid(np.zeros((2, 1, 8, 8), np.uint8))
+    page = Report("x", [], [Section("y", pictures=[("plot", plot), ("images", images)])]).html()
+    assert re.findall(r'<figure( class="wide")?>\n<img alt="(\w+)"', page) == [
+        (' class="wide"', "plot"),
+        ("", "images"),
+    ]
+    assert "figure.wide img { max-width: none; }" in page
+    assert "img { max-width: 100%; }" in page
