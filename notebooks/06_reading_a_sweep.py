@@ -36,7 +36,7 @@ metric = "denoising_error/model"
 
 # %%
 found = search("plain", over, 6, options={"fit.images": 4_000, "test": 297, "samples": 16}, store=store, metric=metric)
-print(found.best.number, found.best.options, found.best.value)
+found
 
 # %% [markdown]
 # ## All trials

@@ -34,6 +34,8 @@ from stages.verbs import model_of
 
 NAMED = ("guide", "like", "decoder")  # fields of `Sample` that are other artifacts
 
+SAYABLE = {field.name for field in dataclasses.fields(Sample)} - {"model", "count", "seed"}
+
 
 @dataclass(frozen=True)
 class Images:
@@ -86,9 +88,14 @@ class Model:
     D: Network
     store: Store
 
+    def __repr__(self) -> str:
+        return f"Model({self.made.address} makes images {self.shape})"
+
     def __call__(self, x: Tensor, sigma: Tensor | float, cond: Tensor | None = None) -> Tensor:
-        """E[x₀ | x] (B, *) of x (B, *) at σ, one for all or (B,)."""
+        """E[x₀ | x] (B, *) of x (B, *) at σ, one for all or (B,). Raises: ValueError: a σ is not above 0."""
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        if not bool((level > 0).all()):
+            raise ValueError(f"sigma is {sigma}: give noise levels above 0")
         with torch.no_grad():
             return self.D(x, level, cond)
 
@@ -106,8 +113,11 @@ class Model:
             how: fields of `stages.sample.Sample`: sampler=Heun(steps=30), labels=(0, 1), captions=("a red cat",),
                 classifier_free=True, weight=2.0; guide, like and decoder are names in the store.
 
-        Raises: ValueError: the model cannot be told that, or another guide is needed.
+        Raises: ValueError: there is no such option, the model cannot be told that, or another guide is needed.
         """
+        for name in how.keys() - SAYABLE:
+            known = ", ".join(sorted(SAYABLE))
+            raise ValueError(f"samples have no option '{name}'{config.nearest(name, SAYABLE)}: give one of {known}")
         named: dict[str, Any] = {name: Given.find(self.store, how[name]) for name in NAMED if how.get(name)}
         asked = Sample(Given(known=self.made.address), count, seed=seed, **how | named)
         opened = (self.store.artifact(named[name].address) if name in named else None for name in NAMED)

@@ -20,6 +20,7 @@ from pipeline.config import ConfigError
 from pipeline.engine.spool import FOLDER
 from pipeline.engine.track import without_password
 from pipeline.place import Place
+from pipeline.shown import table
 from pipeline.store import Artifact, Store
 from stages import recipe as recipes
 from stages.arguments import JsonOption, StoreOption
@@ -55,6 +56,13 @@ class Asked:
     def results(self) -> Place:
         """Where its options, its report and its numbers are left for people."""
         return self.store.place / f"results/{self.name}/{self.target.fingerprint}"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what `kintsugi plan` prints."""
+        lines = graph.plan(self.target, self.store, self.name)
+        rows = [[line.step.label, "cached" if line.cached else without_password(line.why)] for line in lines]
+        left = sum(not line.cached for line in lines)
+        return table(["step", ""], rows, f"{self.name}: {left} of {len(lines)} steps will run")
 
 
 def run(words: list[str]) -> int:

@@ -19,6 +19,7 @@ from pipeline.engine.draws import Plan
 from pipeline.engine.ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger, Trial
 from pipeline.graph import Enough, Event, Step, StepFailed
 from pipeline.place import Place
+from pipeline.shown import table
 from pipeline.store import Store, slug
 from stages.failures import explain
 from stages.progress import Progress
@@ -52,6 +53,14 @@ class Found:
     left: int
     place: Place
     registered: str = ""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the trials, the winner first."""
+        rest = sorted(self.trials, key=lambda trial: (trial != self.best, trial.number))
+        paths = list(self.best.options)
+        rows = [[trial.number, trial.status, "" if trial.value is None else trial.value] for trial in rest]
+        rows = [row + [trial.options.get(path, "") for path in paths] for row, trial in zip(rows, rest, strict=True)]
+        return table(["trial", "", "value", *paths], rows, f"{self.name}: trial {self.best.number}, {self.address}")
 
 
 @dataclass

@@ -10,9 +10,11 @@ import pytest
 import torch
 from doubles import Silent
 
+from pipeline import graph
 from pipeline.data.records import Examples
 from pipeline.diffusion.sample import Heun
 from pipeline.engine import cluster, track
+from pipeline.engine.ledger import FINISHED, Trial
 from pipeline.graph import Event
 from pipeline.learning.weights import unpack
 from pipeline.physics.masks import PixelMask
@@ -21,6 +23,7 @@ from pipeline.store import Store
 from stages import notebook
 from stages.corrupt import load
 from stages.progress import Cell
+from stages.sweep import Found
 
 TWO = Heun(steps=2)
 
@@ -49,8 +52,30 @@ def test_a_model_by_its_name_is_the_denoiser_and_draws_what_the_command_draws(al
     assert model.made.address in model._repr_html_()
     with pytest.raises(ValueError, match="no labels"):
         model.sample(2, labels=(1,))
+    with pytest.raises(ValueError, match=r"no option 'stepz'.*sampler"):
+        model.sample(2, stepz=3)
+    for sigma in (-0.5, 0.0, torch.tensor([0.5, float("nan")])):
+        with pytest.raises(ValueError, match="give noise levels above 0"):
+            model(x, sigma)
+    assert repr(model) == f"Model({model.made.address} makes images {model.shape})"
     with pytest.raises(ValueError, match="no model"):
         notebook.load(said["samples"])
+
+
+def test_a_plan_and_a_sweep_show_themselves(alone):
+    before = notebook.plan("model")
+    assert "of" in (said := before._repr_html_())
+    assert said.count("never made") == len(list(graph.walk(before.target)))
+    notebook.run("model")
+    assert notebook.plan("model")._repr_html_().count("<td>cached</td>") == len(list(graph.walk(before.target)))
+    trials = [
+        Trial(number, {"lr": lr, "evil": "<b>"}, FINISHED, value)
+        for number, lr, value in ((0, 0.1, 0.7), (1, 0.2, 0.5))
+    ]
+    shown = Found("s", trials[1], trials, "model/best", "train/x", 2, 0, Store("runs").place)._repr_html_()
+    assert shown.index("<td>0.2</td>") < shown.index("<td>0.1</td>"), "the winner first"
+    assert "model/best: trial 1" in shown
+    assert "<b>" not in shown
 
 
 def test_a_recipe_runs_by_its_paths_as_by_its_options(alone, tmp_path):
