@@ -74,6 +74,7 @@ def search(
             together; said before anything starts.
         ImportError: the searcher needs a package.
         RuntimeError: no trial finished.
+        Unregistered: the registry did not take the winner; its `found` is what this would have returned.
     """
     function = recipes.find(recipe)
     declared = recipes.options_of(function)
@@ -87,9 +88,9 @@ def search(
     sought = survey(function, base, plan, metric, watched, kept)
     if slug(name) in {slug(step.label) for step in sought.steps} or slug(name).split("/")[0] == "search":
         raise ConfigError(f"--name {name} is what a step of the recipe is called: choose another")
+    kept.check_writable()
     if register is not None:
         check_promotion(kept, sought, register, alias)
-    kept.check_writable()
     home = kept.place / f"results/{recipe}/search/{sought.identity}"
     lease = Lease.claim(home / "lease")
     if not lease.ours:

@@ -17,6 +17,7 @@ from pipeline import config, graph
 from pipeline.config import ConfigError
 from pipeline.engine.draws import Plan
 from pipeline.engine.ledger import FAILED, FINISHED, RUNNING, STOPPED, Ledger, Trial
+from pipeline.engine.scribe import ENDED, MADE
 from pipeline.graph import Enough, Event, Step, StepFailed
 from pipeline.place import Place
 from pipeline.shown import table
@@ -177,6 +178,8 @@ class Sweep:
                 with self.lock:
                     self.made += 1
                 trial.made += 1
+                if event.step.address == goal.winner.address:
+                    run.tag(MADE, event.step.address)
             if event.what != "cached" or event.step.address == goal.step.address:
                 hear(dataclasses.replace(event, step=_numbered(event.step, trial.number)))
 
@@ -190,6 +193,8 @@ class Sweep:
             graph.run(goal.step, self.store, tracker, share, listen)
         except StepFailed as error:
             if isinstance(error.__cause__, Enough | KeyboardInterrupt):
+                if turn.lags:
+                    run.tag(ENDED, STOPPED)
                 raise error.__cause__ from error
             raise
         found = self.store.artifact(goal.step.address).json("metrics.json")

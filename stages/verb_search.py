@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -41,30 +42,35 @@ class Options(Common):
 def search(words: list[str]) -> int:
     """Try options of a recipe, each trial by its own steps, and name the best."""
     from stages import search as searching
+    from stages.promotion import Unregistered
 
     start = time.monotonic()
     asked = ask("search", words, Options)
     if asked is None:
         return 0
     given: Options = asked.common
-    found = searching.search(
-        asked.name,
-        given.over,
-        given.trials,
-        options=asked.options,
-        store=asked.store,
-        metric=given.metric,
-        mode=given.mode,
-        searcher=given.searcher,
-        scheduler=given.scheduler,
-        seed=given.search_seed,
-        at_once=given.at_once,
-        watched=given.watch,
-        name=given.name,
-        hours=given.hours,
-        register=given.register,
-        alias=given.alias,
-    )
+    refusal = ""
+    try:
+        found = searching.search(
+            asked.name,
+            given.over,
+            given.trials,
+            options=asked.options,
+            store=asked.store,
+            metric=given.metric,
+            mode=given.mode,
+            searcher=given.searcher,
+            scheduler=given.scheduler,
+            seed=given.search_seed,
+            at_once=given.at_once,
+            watched=given.watch,
+            name=given.name,
+            hours=given.hours,
+            register=given.register,
+            alias=given.alias,
+        )
+    except Unregistered as error:
+        found, refusal = error.found, str(error)
     counts = Counter(trial.status for trial in found.trials)
     where = str(Path(found.place.root)) if found.place.is_local else without_password(found.place.url)
     for path, value in found.best.options.items():
@@ -99,6 +105,9 @@ def search(words: list[str]) -> int:
             "seconds": round(time.monotonic() - start, 2),
         }
         print(without_password(json.dumps(said)))
+    if refusal:
+        print(f"kintsugi: {without_password(' '.join(refusal.split()))}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.scribe import ADDRESS, KIND
-from pipeline.engine.track import default_uri, patient
+from pipeline.engine.scribe import ADDRESS, KIND, MADE
+from pipeline.engine.track import connected, patient
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS
 from pipeline.store import Store, slug
 
@@ -109,17 +109,12 @@ def register(store: Store, model: Drawing, name: str, alias: str | None, move: b
         ValueError: the name or the alias cannot be used, or belongs to something else.
     """
     check_names(name, alias)
-    patient()
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking_uri=default_uri(store))
+    client = connected(store)
     known = _registered(client, name)
-    if known is not None and OURS not in known.tags:
-        raise ValueError(f"--name {name} is a model in the registry that kintsugi did not make: take another name")
     shape = str(list(model.shape))
     if known is not None and known.tags.get(SHAPE, shape) != shape:
         raise ValueError(
-            f"--name {name} is another model's, of images {known.tags[SHAPE]}, and this one's are {shape}: take "
+            f"the name {name} is another model's, of images {known.tags[SHAPE]}, and this one's are {shape}: take "
             "another name"
         )
     versions = {} if known is None else {found.version: found.tags.get(ADDRESS) for found in _versions(client, name)}
@@ -144,10 +139,10 @@ def check_names(name: str, alias: str | None) -> None:
     """Raises: ValueError: MLflow would not have these."""
     if not name.strip() or any(sign in name for sign in "/:\\") or not name.isprintable() or set(name) <= {"."}:
         raise ValueError(
-            f"--name {name!r} cannot be a registry's: give letters, digits, '-', '_' and '.', without '/' or ':'"
+            f"the name {name!r} cannot be a registry's: give letters, digits, '-', '_' and '.', without '/' or ':'"
         )
     if len(name) > LONGEST:
-        raise ValueError(f"--name has {len(name)} characters: give {LONGEST} at most")
+        raise ValueError(f"the name has {len(name)} characters: give {LONGEST} at most")
     if alias is None:
         return
     if not re.fullmatch(r"[\w-]{1,200}", alias, re.ASCII) or re.fullmatch(r"[vV]\d+|latest", alias, re.IGNORECASE):
@@ -156,15 +151,23 @@ def check_names(name: str, alias: str | None) -> None:
         )
 
 
+def check_owner(store: Store, name: str) -> None:
+    """Raises: ValueError: the name is that of a model that something else made."""
+    _registered(connected(store), name)
+
+
 def _registered(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_registered_model(name)
+        known = client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code != UNKNOWN:
             raise
         return None
+    if OURS not in known.tags:
+        raise ValueError(f"{name} is a model in the registry that kintsugi did not make: take another name")
+    return known
 
 
 def _versions(client: Any, name: str) -> Iterator[Any]:
@@ -206,10 +209,10 @@ def _added(client: Any, model: Drawing, name: str) -> str:
 
 
 def _run(client: Any, address: str) -> Any:
-    """The run in which the artifact was made."""
+    """The run in which the artifact was made: that of its step, or that of a trial."""
     experiments = [found.experiment_id for found in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.`{ADDRESS}` = '{address}'", max_results=1)
-    return found[0] if found else None
+    asked = (f"tags.`{tag}` = '{address}'" for tag in (ADDRESS, MADE))
+    return next((run for text in asked for run in client.search_runs(experiments, text, max_results=1)), None)
 
 
 def _by_hand(client: Any) -> str:

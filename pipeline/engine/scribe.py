@@ -18,6 +18,8 @@ from pipeline.engine.spool import Letter
 MOST = 1000  # metrics in one delivery, as MLflow allows
 WARNINGS, LONGEST = "kintsugi.warnings", 5000  # a tag, and how long MLflow lets it be
 ADDRESS = "kintsugi.address"
+MADE = "kintsugi.made"  # the address of what a trial makes, whose own is that of the trial
+ENDED = "kintsugi.ended"  # how, where MLflow has no status for it
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # its pages show agents and prompts otherwise
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 About = tuple[str, str]
@@ -48,6 +50,9 @@ class Scribe:
             run.metrics([tuple(point) for letter in letters for point in letter.content])
         elif kind == "warn":
             run.warn([letter.content for letter in letters])
+        elif kind == "tag":
+            for letter in letters:
+                self.client.set_tag(run.id, *letter.content)
         elif kind == "file":
             for letter in letters:
                 run.file(letter.content["name"], base64.b64decode(letter.content["data"]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models.model import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -34,8 +35,13 @@ class Sampler(PythonModel):
         self.device = device
 
     def predict(self, context, model_input: pd.DataFrame, params=None):  # MLflow warns of other hints
-        """The images of all rows, one row's after the other's. Raises ValueError: nobody could draw those."""
-        rows = model_input.to_dict("records")
+        """The images of all rows, one row's after the other's. Raises MlflowException: nobody could draw those."""
+        try:
+            return self._all(model_input.to_dict("records"))
+        except ValueError as error:  # whose sentence MLflow's server would hide behind a stack trace
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _all(self, rows: list[dict[Any, Any]]) -> np.ndarray:
         if not rows or sum(int(row["n"]) for row in rows) > MOST or any(row["n"] < 1 for row in rows):
             raise ValueError(f"n is how many images: give 1 to {MOST} in all")
         return np.concatenate([self._drawn(row) for row in rows])

@@ -31,7 +31,7 @@ class Letter:
     Args:
         experiment: the run's.
         run: the key by which it is found.
-        kind: `begin`, `metrics`, `warn`, `file` or `end`.
+        kind: `begin`, `metrics`, `warn`, `tag`, `file` or `end`.
         content: JSON values.
     """
 

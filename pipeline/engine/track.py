@@ -89,6 +89,18 @@ def patient() -> None:
         os.environ.setdefault(name, value)
 
 
+def connected(store: Store) -> Any:
+    """MLflow's client, of where `default_uri` says; a new database has its tables then."""
+    patient()
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = default_uri(store)
+    with _alone(store.place) if uri.startswith("sqlite:") else contextlib.nullcontext():
+        return mlflow.MlflowClient(tracking_uri=uri)
+
+
 def without_password(text: str) -> str:
     """The text with user, password and query left out of every URL in it, fit for logs."""
     url = r"""(\w://)(?:[^/\s"']*@)?([^\s?"']*)(?:\?[^\s"',;)]*)?"""
@@ -140,15 +152,8 @@ class Tracking:
         listen: Listener = lambda step, values, at: None,
         patience: float | None = CLOSE_SECONDS,
     ):
-        patient()
-        import mlflow
-
-        for name in ("mlflow", "alembic"):  # after the import, which sets them to INFO
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self.uri = default_uri(store)
+        self.uri, client = default_uri(store), connected(store)
         own = self.uri == f"sqlite:///{store.place.root}/mlflow.db"
-        with _alone(store.place) if self.uri.startswith("sqlite:") else contextlib.nullcontext():
-            client = mlflow.MlflowClient(tracking_uri=self.uri)
         # Elsewhere files are kept where the server wants them: it could not show what lies in a folder of ours.
         scribe = Scribe(client, f"{store.url}/mlflow" if own else None)
         self.store, self.experiment, self.listen, self._patience = store, experiment, listen, patience
@@ -243,6 +248,10 @@ class Run:
     def warn(self, text: str) -> None:
         """Log a sentence, as a line of the tag `kintsugi.warnings`."""
         self._post("warn", without_password(text))
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._post("tag", [name, value])
 
     def close(self, status: str) -> None:
         """End the run. What it was told outlives this process, as what it is of may not be done again."""

@@ -49,6 +49,11 @@ class Turn:
         self.last: dict[str, Any] = {}
         self.start = time.monotonic()
 
+    @property
+    def lags(self) -> bool:
+        """Whether it was stopped because others do better: neither for want of time nor because Tune lost it."""
+        return self.stopped.is_set() and not (self.lost or self.late or self.interrupted)
+
     def check(self) -> None:
         """Raises: Enough: the trial is not wanted any more."""
         if self.stopped.is_set():
@@ -197,7 +202,7 @@ class _Turns:
             if turn.late and isinstance(error, Enough):  # and so does this
                 turn.send({"over": True})
                 return
-            if turn.stopped.is_set() and not turn.lost:
+            if turn.lags:
                 trial.status = STOPPED
             else:
                 trial.status, trial.reason = FAILED, turn.lost or self.say(error)

@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.sources import Folder
@@ -200,7 +201,7 @@ def test_a_registered_model_draws_what_sample_draws_and_holds_no_pickle(server, 
     kinds = {path.suffix for path in files}  # Python has its own beside what it has imported
     assert kinds <= {".py", ".json", ".safetensors", ".yaml", ".txt", ""}
     for wrong in ({"n": 0}, {"n": 5000}):
-        with pytest.raises(ValueError, match="give 1 to 4096 in all"):
+        with pytest.raises(MlflowException, match="give 1 to 4096 in all"):
             drawing.predict(pd.DataFrame([wrong]))
 
     assert alone("run", "model", "--side", "16").code == 0

@@ -104,6 +104,22 @@ def test_others_get_their_part_of_the_cluster_and_nobody_nothing(home):
     assert Ledger(home).trials.keys() == {0, 1, 2, 3, 4}
 
 
+def test_a_trial_that_fails_when_the_time_is_over_failed_and_was_not_stopped(home, monkeypatch):
+    monkeypatch.setattr(tune.Turn, "send", lambda self, content: None)
+    ledger = Ledger(home)
+    ledger.write(Trial(0, {"x": 0}))
+
+    def drive(turn):
+        turns.look()
+        assert turn.stopped.is_set()
+        raise RuntimeError("the network exploded")
+
+    turns = tune._Turns(ledger, drive, lambda trial: None, str, until=0.0)
+    turns.begin(0, "topic")
+    turns.join()
+    assert (ledger.trials[0].status, ledger.trials[0].reason) == (FAILED, "the network exploded")
+
+
 def test_when_the_time_is_over_no_trial_begins(home):
     late = [False]
     source = searcher(Plan(SPACES, 5), Ledger(home), late=lambda: late[0])

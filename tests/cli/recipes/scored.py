@@ -18,11 +18,12 @@ class Score(Stage):
         at.out.write("metrics.json", json.dumps({"error": self.error}))
 
 
-def scored(error: float = 1.0, side: int = 4) -> Step:
+def scored(error: float = 1.0, side: int = 4, classes: int = 0) -> Step:
     """Score a model.
 
     Args:
-        error: its score.
+        error: its score, but for what its classes do for it.
         side: of its images.
+        classes: that it is told of; the more, the better it scores.
     """
-    return step(Score(import_module("stages.recipes.model").model(side), error), "score")
+    return step(Score(import_module("stages.recipes.model").model(side, classes), error - classes), "score")
