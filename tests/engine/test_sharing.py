@@ -57,7 +57,7 @@ def test_a_board_that_is_busy_counts_for_what_it_said_last(one_ray):
     assert boards.count() == 2
     assert boards.last["busy"] == (2, 1), "it answered, so that nothing was shown"
     ray.cancel(working)
-    ray.kill(board)
+    ray.kill(board)  # pyright: ignore[reportArgumentType]
     until = time.monotonic() + 60
     while boards.count() and time.monotonic() < until:
         time.sleep(0.05)
