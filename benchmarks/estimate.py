@@ -29,7 +29,7 @@ def main() -> None:
             options = ["plain", "--store", folder, "--samples", "8", "--json", "--set", f"fit.images={asked.images}"]
             options += ["--set", f"fit.optim.lr={0.004 + repeat / 1e6}"]  # another training of the same rows
             said = subprocess.run(command("estimate", options), check=True, capture_output=True, text=True).stdout
-            (row,) = json.loads(said.splitlines()[-1])["steps"]
+            (row,) = (row for row in json.loads(said.splitlines()[-1])["steps"] if row["step"] == "model")
             guess = row["hours"] * 3600
             loop, whole = taken(options, row["images"])
             print(f"estimate {guess:.1f} s, loop {loop:.1f} s, step {whole:.1f} s", flush=True)

@@ -19,7 +19,7 @@ from stages.failures import explain
 VERBS = {  # and the module of each
     "run": ("running", "make everything a recipe needs that is not made yet"),
     "plan": ("running", "say what `run` would do, and why"),
-    "estimate": ("estimate", "say what the trainings of `run` would take in time, memory and money"),
+    "estimate": ("estimate", "say what the steps of `run` would take in time, memory and money"),
     "search": ("verb_search", "try options of a recipe, and keep the best"),
     "show": ("verbs", "print a recipe's options, or what an artifact was made from"),
     "diff": ("verbs", "say in which options two artifacts differ"),

@@ -18,8 +18,12 @@ StoreOption = Annotated[str, tyro.conf.arg(help="where results are kept: a folde
 JsonOption = Annotated[bool, tyro.conf.arg(help="end standard output with one JSON object")]
 
 
-def parse(options: type[T], arguments: Sequence[str], prog: str, description: str) -> T:
+def parse(
+    options: type[T], arguments: Sequence[str], prog: str, description: str, stray: str = "options begin with --"
+) -> T:
     """Fill a dataclass from a command line; `--help` prints and exits.
+
+    `stray` is what to say of a word that is neither an option nor the value of one.
 
     Raises:
         ConfigError: an unknown option (with the nearest name) or a value that does not fit.
@@ -40,14 +44,14 @@ def parse(options: type[T], arguments: Sequence[str], prog: str, description: st
             raise
         raise config.ConfigError(f"{_sentence(said.getvalue())} (see `{prog} --help`)") from exit
     if unknown:
-        raise config.ConfigError(f"there is no option '{unknown[0]}'{_nearest_option(unknown[0], options)}")
+        raise config.ConfigError(f"there is no option '{unknown[0]}'{_nearest_option(unknown[0], options, stray)}")
     return found
 
 
-def _nearest_option(option: str, options: Any) -> str:
+def _nearest_option(option: str, options: Any, stray: str) -> str:
     known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)}
     if not option.startswith("--"):
-        return ": options begin with --"
+        return f": {stray}"
     return config.nearest(option.split("=")[0], known)
 
 

@@ -29,7 +29,7 @@ class Entry:
         address: of what reports the numbers.
         numbers: these, by name.
         options: the recipe's, by path.
-        differing: those of them that are not the same in all that is compared.
+        differing: those of them that are not the same in all that is compared, without `scale`.
     """
 
     recipe: str
@@ -150,11 +150,12 @@ def _numeric(said: Any) -> dict[str, float]:
 
 
 def _compared(entries: list[Entry]) -> list[Entry]:
-    """With the options of which those of the same recipe have different values."""
+    """With the options of which those of the same recipe have different values; how wide it ran is none of them."""
     seen: dict[tuple[str, str], set[str]] = {}
     for entry in entries:
         for path, value in entry.options.items():
-            seen.setdefault((entry.recipe, path), set()).add(json.dumps(value, default=str))
+            said = "" if path.startswith("scale.") else json.dumps(value, default=str)  # it bears no identity
+            seen.setdefault((entry.recipe, path), set()).add(said)
     return [
         replace(entry, differing={path: v for path, v in entry.options.items() if len(seen[entry.recipe, path]) > 1})
         for entry in entries

@@ -93,6 +93,12 @@ class TrainResidual(Trains):
         return Residual.Config(shape_of(self.clean), len(views), self.backbone, features=features)
 
     @property
+    def untrained(self) -> Composed.Config:
+        """What stands in for it before it is trained."""
+        base: Base.Config = self.base.stage.untrained  # pyright: ignore[reportAttributeAccessIssue]
+        return Composed.Config(base.shape, base, self.network)
+
+    @property
     def sets(self) -> list[Step]:
         """What the residual learns from."""
         return [self.clean]

@@ -99,6 +99,11 @@ class Sample(Stage):
             raise ValueError(f"interval is {self.interval}: give two noise levels from 0, the lower one first")
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image that a network trained here draws, where nothing decodes it."""
+        return tuple(self.model.stage.network.shape)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
     def tells(self) -> bool:
         """Whether the model is told anything."""
         return bool(self.labels or self.captions or self.embeddings or self.like)

@@ -20,6 +20,7 @@ from stages.running import Asked, Common, ask
 
 WITH_STEPS = ("run", "search", "estimate")  # the verbs that work with what the whole cluster makes
 NOT_SENT = ("submit", "preflight")
+BEFORE = "put ` -- ` before the command, such as: -- run partial_views --store s3://bucket/runs"
 VERSIONS = "KINTSUGI_VERSIONS"  # of the machine that submits, as JSON; those of this one if it is not set
 
 
@@ -37,7 +38,7 @@ def preflight(words: list[str]) -> int:
     from stages.__main__ import main
 
     options, command = split(words)
-    asked = parse(Preflight, options, "kintsugi preflight", Preflight.__doc__ or "")
+    asked = parse(Preflight, options, "kintsugi preflight", Preflight.__doc__ or "", BEFORE)
     wanted = _versions(os.environ[VERSIONS]) if VERSIONS in os.environ else checks.versions()
     known(command)
     here = checks.versions([name for name in wanted if name in checks.EXACT and name != "python"])

@@ -18,7 +18,7 @@ from pipeline.engine.track import check_uri, without_password
 from pipeline.place import secret_in
 from stages.arguments import parse
 from stages.recipe import names
-from stages.verb_preflight import VERSIONS, WITH_STEPS, known, split, store_of, value_of
+from stages.verb_preflight import BEFORE, VERSIONS, WITH_STEPS, known, split, store_of, value_of
 
 USAGE = "kintsugi submit [OPTIONS] -- COMMAND, such as: -- run partial_views --store s3://bucket/runs"
 ASKING = (*WITH_STEPS, "plan")  # the verbs behind which a recipe stands
@@ -63,7 +63,7 @@ def submit(words: list[str]) -> int:
     from pipeline.engine.preflight import versions
 
     options, command = split(words)
-    asked = parse(Submit, options, "kintsugi submit", f"{Submit.__doc__}\n\n{USAGE}")
+    asked = parse(Submit, options, "kintsugi submit", f"{Submit.__doc__}\n\n{USAGE}", BEFORE)
     url = submission.server(asked.address)
     if asked.follow is not None:
         return _watch(submission.connect(url), asked.follow, url)

@@ -94,6 +94,18 @@ class Sampler(Grid, ABC):
         """What is called as `step` along one grid, from its start: a multistep sampler returns one that remembers."""
         return self.step
 
+    def evaluations(self, start: float | None = None) -> int:
+        """How often D is called from noise `start` (default sigma_max) on, counted on a single number."""
+        calls = 0
+
+        def nothing(x: Tensor, sigma: Tensor, cond: Tensor | None = None) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return torch.zeros_like(x)
+
+        self(nothing, torch.zeros(1, 1), start, keys=[Key(0)])
+        return calls
+
     @torch.no_grad()
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""`estimate` takes a few real steps of each training that is left, says what all would take, and leaves nothing."""
+"""`estimate` takes a few real steps of each training and sampling left, says what all would take, leaves nothing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ import pytest
 from pipeline import graph
 from pipeline.backbones import mlp
 from pipeline.backbones.count import count
+from pipeline.diffusion.sample import Heun
 from pipeline.engine import cluster
 from pipeline.learning import course
 from pipeline.store import Store
 from stages.recipe import build, find, options_of
 
 SMALL = "{is: pipeline.backbones.mlp.Config, width: 32, blocks: 1}"
+NETWORKS = ("view", "joint", "completed", "clean", "residual", "ceiling", "distilled")
 VIEWS = [
     *("--clean", "24", "--per-view", "40", "--samples", "16", "--rounds", "1", "--ceiling", "--steps", "4"),
-    *(w for n in ("view", "joint", "completed", "clean", "residual", "ceiling") for w in (f"--{n}-backbone", SMALL)),
+    *("--distil", "8"),
+    *(
+        w
+        for n in ("view", "joint", "completed", "clean", "residual", "ceiling", "distilled")
+        for w in (f"--{n}-backbone", SMALL)
+    ),
 ]
 
 
@@ -48,6 +55,7 @@ def here_and_now(alone, monkeypatch, tmp_path):
         return alone("estimate", *words)
 
     run.calls = calls
+    run.plan = lambda *words: alone("plan", *(word for word in words if word not in ("--steps", "4")))
     return run
 
 
@@ -58,9 +66,14 @@ def left(tmp_path) -> list[Path]:
 def test_a_training_is_counted_from_real_steps_of_its_own_loop(here_and_now, tmp_path):
     said = here_and_now("learn", "--price", "3", "--steps", "8", "--json", "--scale.micro", "8", "--scale.cpus", "2")
     assert said.code == 0, said.err
-    (step,) = said.json["steps"]
+    *others, step = said.json["steps"]
     wanted = count(mlp.Config(width=32, blocks=1, dropout=0.0), (1, 8, 8), 1, 1)
     assert (step["step"], step["parameters"], step["images"], step["batch"]) == ("learnt", wanted.parameters, 640, 32)
+    assert [(row["step"], row["hours"], row["cost"]) for row in others] == [
+        ("ingest", None, None),
+        ("data", None, None),
+    ]
+    assert said.json["not_estimated"] == 2
     low, high = step["images_per_second_range"]
     assert 0 < low <= step["images_per_second"] <= high
     assert step["hours"] == pytest.approx(640 / step["images_per_second"] / 3600)
@@ -79,7 +92,7 @@ def test_a_training_is_counted_from_real_steps_of_its_own_loop(here_and_now, tmp
 def test_a_worker_takes_its_share_with_the_options_of_its_scale(here_and_now, tmp_path):
     words = ("--set", "fit.bf16=true", "--set", "fit.posthoc={}", "--scale.checkpointing", "--scale.deterministic")
     said = here_and_now("learn", "--scale.workers", "2", "--steps", "4", "--json", "--price", "1", *words)
-    (step,), (call,) = said.json["steps"], here_and_now.calls
+    (*_, step), (call,) = said.json["steps"], here_and_now.calls
     assert [len(batch) for batch in call["seen"]] == [16] * 4
     speed = call["speed"]
     assert (speed.bf16, speed.checkpointing, speed.deterministic, speed.compile) == (True, True, True, False)
@@ -97,7 +110,7 @@ def test_what_is_made_is_read_and_what_is_trained_is_left_out(here_and_now, here
     before = left(tmp_path)
     said = here_and_now("learn", "--steps", "4", "--json")
     first, second = ({batch.numpy().tobytes() for b in call["seen"] for batch in b.x} for call in here_and_now.calls)
-    assert len(said.json["steps"]) == 1
+    assert [row["step"] for row in said.json["steps"]] == ["learnt"]
     assert not first & second
     assert (np.frombuffer(next(iter(second)), np.uint8) == 0).mean() > 0.2, "digits have black corners, noise not"
     assert left(tmp_path) == before
@@ -105,21 +118,38 @@ def test_what_is_made_is_read_and_what_is_trained_is_left_out(here_and_now, here
     with store.writing(target):
         pass
     again = here_and_now("learn", "--steps", "4", "--price", "1")
-    assert again.out == "no training is left to be done\n"
+    assert again.out == "nothing is left to be done\n"
     said = here_and_now("learn", "--json")
     assert (said.json["steps"], said.json["hours"], said.json["cost"]) == ([], 0, None)
     assert len(here_and_now.calls) == 2
 
 
 @pytest.mark.slow
-def test_every_training_of_the_shipped_recipe_is_probed_before_anything_is_made(here_and_now, tmp_path):
-    said = here_and_now("partial_views", "--json", *VIEWS)
+def test_every_training_and_sampling_of_the_shipped_recipe_is_probed_before_anything_is_made(here_and_now, tmp_path):
+    said, planned = (kind("partial_views", "--json", *VIEWS) for kind in (here_and_now, here_and_now.plan))
     assert said.code == 0, said.err
-    rows = {row["step"]: row for row in said.json["steps"]}
-    want = {"joint", "completed/0", "view/left", "view/right", "view/pooled", "composed", "clean_only", "ceiling"}
+    assert [row["step"] for row in said.json["steps"]] == [line["step"] for line in planned.json["steps"]]
+    everything = {row["step"]: row for row in said.json["steps"]}
+    rows = {name: row for name, row in everything.items() if row["parameters"] is not None}
+    asked = {name: row for name, row in everything.items() if row["passes"] is not None}
+    models = ("composed", "base", "joint", "completed", "distilled", "clean_only", "ceiling")
+    restored = {"samples/teacher": 8} | {f"data/completed/0/{view}": 2 * 40 for view in ("left", "right", "pooled")}
+    assert {name: row["images"] for name, row in asked.items()} == {f"samples/{name}": 16 for name in models} | restored
+    assert {row["passes"] for row in asked.values()} == {2 * 14 - 1, 2 * 18 - 1}
+    want = {
+        "joint",
+        "completed/0",
+        "view/left",
+        "view/right",
+        "view/pooled",
+        "composed",
+        "distilled",
+        "clean_only",
+        "ceiling",
+    }
     assert rows.keys() == want
     assert rows["composed"]["parameters"] > rows["clean_only"]["parameters"], "the residual sees more"
-    each = [row["hours"] for row in rows.values()]
+    each = [row["hours"] for row in everything.values() if row["hours"] is not None]
     assert max(each) < said.json["hours"] <= said.json["hours_sum"] == pytest.approx(sum(each))
     chain = rows["joint"]["hours"] + rows["completed/0"]["hours"] + rows["composed"]["hours"]
     assert said.json["hours"] >= chain * (1 - 1e-9)
@@ -130,10 +160,12 @@ def test_every_training_of_the_shipped_recipe_is_probed_before_anything_is_made(
 
 def test_people_get_a_table_and_what_it_leaves_out(here_and_now):
     said = here_and_now("learn", "--steps", "4", "--price", "0.5")
-    head, row, total, device, left_out = said.out.splitlines()
-    assert head.split() == ["step", "parameters", "images", "images/s", "(range)", "hours", "peak", "memory", "cost"]
+    head, *others, row, total, device, left_out = said.out.splitlines()
+    columns = ["step", "parameters", "images", "passes", "images/s", "(range)", "hours", "peak", "memory", "cost"]
+    assert head.split() == columns
+    assert [other.split() for other in others] == [[name, "not", "estimated"] for name in ("ingest", "data")]
     assert row.split()[0] == "learnt"
-    assert total.endswith("one after the other, cost 0.00")
+    assert total.endswith("one after the other, cost 0.00, without 2 steps that are not estimated")
     assert "with 2 CPUs and 0 GPUs" in total
     assert device.startswith("measured on CPU; memory of each worker: by how much its process grows")
     assert left_out.startswith("not included: ")
@@ -142,8 +174,49 @@ def test_people_get_a_table_and_what_it_leaves_out(here_and_now):
     assert len(events) == 1
 
 
-def test_a_recipe_that_trains_nothing_takes_nothing(here_and_now):
-    assert here_and_now("corrupted").out == "no training is left to be done\n"
+def test_rows_that_are_to_be_restored_take_the_levels_below_their_noise_for_each_of_them(here_and_now, tmp_path):
+    words = ("--set", "fit.images=640", "--steps", "8", "--backbone", SMALL, "--price", "1", "--json")
+    few = ("--clean", "20", "--count", "60", "--test", "20", "--rounds.most", "1", "--rounds.steps", "32")
+    said = here_and_now("sfbd", "--noise", "0.2", *few, *words)
+    assert said.code == 0, said.err
+    rows = {row["step"]: row for row in said.json["steps"]}
+    restored, drawn = rows["round/1/restored"], rows["samples/sfbd"]
+    below = int((Heun(steps=32).sigmas()[:-1, 0] < 0.2).sum())
+    assert (restored["images"], restored["batch"], restored["passes"]) == (60, 60, 2 * (below + 1) - 1)
+    assert (drawn["images"], drawn["batch"], drawn["passes"], drawn["parameters"]) == (256, 256, 35, None)
+    for row in (restored, drawn):
+        assert row["hours"] == pytest.approx(row["images"] / row["images_per_second"] / 3600)
+        assert row["cost"] == pytest.approx(row["hours"] * row["workers"])
+    costs = [row["cost"] for row in rows.values() if row["cost"] is not None]
+    assert said.json["cost"] == pytest.approx(sum(costs))
+    assert said.json["not_estimated"] == len(rows) - len(costs) > 0
+    assert rows["round/1/judged"]["hours"] is None
+    assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "tells", "last"), [("bridge", "bridge", "round/2/bridge"), ("omni", "telltale", "model")]
+)
+def test_trainings_on_what_other_networks_are_to_make_can_be_estimated(here_and_now, recipe, tells, last):
+    backbones = [w for name in ("", "clean-", f"{tells}-") for w in (f"--{name}backbone", SMALL)]
+    said = here_and_now(recipe, *backbones, "--steps", "4", "--json")
+    assert said.code == 0, said.err
+    assert next(row["hours"] for row in said.json["steps"] if row["step"] == last) > 0
+
+
+def test_what_is_restored_or_drawn_with_a_network_that_nobody_can_build_yet_is_not_estimated(here_and_now):
+    said = here_and_now("em", "--laps", "2", "--backbone", SMALL, "--set", "fit.images=640", "--steps", "4", "--json")
+    hours = {row["step"]: row["hours"] for row in said.json["steps"]}
+    assert hours["data/restored/0"] is hours["samples/gaussian"] is None
+    assert min(hours["data/restored/1"], hours["samples/em"]) > 0
+
+
+def test_a_recipe_of_which_nothing_can_be_estimated_says_so(here_and_now):
+    *rows, last = here_and_now("corrupted").out.splitlines()[1:]
+    assert last == "nothing is left that could be estimated"
+    assert rows
+    assert all(row.endswith("not estimated") for row in map(str.rstrip, rows))
     assert "--price" in here_and_now("learn", "--help").out
 
 
@@ -171,7 +244,7 @@ def test_what_cannot_be_estimated_is_refused(here_and_now, tmp_path, words, part
 def test_each_probe_has_a_process_of_its_own(kintsugi, one_ray, tmp_path):
     said = kintsugi("estimate", "learn", "--json", "--set", "fit.batch=512", "--steps", "4")
     assert said.code == 0, said.err
-    (step,) = said.json["steps"]
+    step = said.json["steps"][-1]
     assert step["memory"] > 0
     assert step["device"] == "CPU"
     assert left(tmp_path) == []

@@ -37,6 +37,15 @@ def test_runs_are_ranked_with_the_options_that_differ_alone(kintsugi, ridges):
     assert "rows=" not in lines[1]
 
 
+def test_how_wide_something_ran_is_no_option_of_what_came_of_it(kintsugi, tmp_path):
+    for i, name in enumerate("ab"):
+        home = Store(str(tmp_path / "runs")).place / f"results/wide/{name * 20}"
+        home.write("metrics.json", json.dumps({"error": i}))
+        home.write("config.yaml", f"scale:\n  cpus: {i + 1}\n  workers: {i + 1}\nscaled: {i}\n")
+    rows = kintsugi("ls", "--sort", "error", "--json").json
+    assert [row["options"] for row in rows] == [{"scaled": 0}, {"scaled": 1}]
+
+
 def test_trials_stand_beside_runs_and_their_losers_stay_when_collected(kintsugi, ridges, tmp_path):
     store = Store(str(tmp_path / "runs"))
     home = store.place / f"results/ridge/search/{'ab' * 10}"

@@ -61,6 +61,7 @@ def answering():
         (("--", "rnu", "plain"), "did you mean 'run'?"),
         (("--", "submit", "--", "run"), "submit runs here"),
         (("--wiat", *COMMAND), "did you mean '--"),
+        (("--address", "http://head:8265", "run", "plain", "--store", "/a"), "no option 'run': put ` -- ` before"),
         (("--", "run", "plain"), "--store runs would be a folder of the job"),
         (("--", "run", "plain", "--store", "here"), "give an absolute path that all machines mount"),
         (("--", "run", "plain", "--store=/a", "--store=./b"), "--store ./b would be"),
@@ -242,5 +243,6 @@ def test_a_preflight_elsewhere_compares_with_the_machine_that_submitted(sends, m
     monkeypatch.setenv("KINTSUGI_VERSIONS", "[")
     sends("preflight", "--", "ls").refused("KINTSUGI_VERSIONS is not a JSON object")
     monkeypatch.delenv("KINTSUGI_VERSIONS")
+    sends("preflight", "run", "plain").refused("no option 'run': put ` -- ` before the command")
     sends("preflight", "--", "preflight").refused("preflight runs here, not on the cluster")
     assert "RAY_ADDRESS" in os.environ

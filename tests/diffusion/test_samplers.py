@@ -112,7 +112,10 @@ def test_the_denoiser_is_called_as_often_as_stated(sampler, calls):
         return LINE(x, sigma)
 
     sampler(D, X, keys=[Key(0).fold(i) for i in range(3)])
-    assert len(seen) == calls
+    assert len(seen) == calls == sampler.evaluations()
+    seen.clear()
+    sampler(D, X[:1].float(), 0.3, keys=[Key(0)])
+    assert len(seen) == sampler.evaluations(0.3) < calls, "only the levels below the start are gone through"
 
 
 def test_ddim_goes_from_euler_to_ancestral():

@@ -137,7 +137,7 @@ def test_what_may_be_stopped_is_interrupted_when_the_time_is_over_and_goes_on(on
     counted = []
 
     def drive(turn):
-        counted.append(sharing._counted())
+        counted.append(sharing.Boards().count())
         if turn.trial.number == 1:
             clock.at = 200.0
         turn.post(10, 1.0)
@@ -150,16 +150,16 @@ def test_what_may_be_stopped_is_interrupted_when_the_time_is_over_and_goes_on(on
     known = Ledger(home).trials
     assert {number: trial.status for number, trial in known.items()} == {0: FINISHED, 1: RUNNING}
     assert counted == [1, 1]
-    assert sharing._counted() == 0
+    assert sharing.Boards().count() == 0
     other = cluster.board.__wrapped__()  # as another process has one
     ray.get(other.sweeps.remote(2))
     with sharing.sweeping() as count:
         assert count() == 3
         ray.kill(other)
         until = time.monotonic() + 60
-        while sharing._counted() != 1 and time.monotonic() < until:
+        while sharing.Boards().count() != 1 and time.monotonic() < until:
             time.sleep(0.05)
-        assert sharing._counted() == 1, "who died is counted"
+        assert sharing.Boards().count() == 1, "who died is counted"
     sweep(plan, Ledger(home), lambda turn: 2.0, lambda trial: None, str, until=300.0)
     after = Ledger(home).trials
     assert [trial.value for _, trial in sorted(after.items())] == [1.0, 2.0, 2.0, 2.0, 2.0]
