@@ -19,7 +19,7 @@ from pipeline.artifact import sealed
 from pipeline.place import Place
 from pipeline.store import Store
 
-KEYS = ["recipe", "target", "steps", "metrics", "report", "seconds"]
+KEYS = ["recipe", "target", "steps", "metrics", "report", "story", "seconds"]
 
 
 def test_run_says_what_it_made_and_makes_it_once(kintsugi, toy, tmp_path):
@@ -32,6 +32,8 @@ def test_run_says_what_it_made_and_makes_it_once(kintsugi, toy, tmp_path):
     beside = tmp_path / "runs/results/toy" / said.json["target"]
     assert said.json["report"] == str(beside / "report.html")
     assert (beside / "report.html").read_text() == "<p>done</p>"
+    assert said.json["story"] == str(beside / "story.html")
+    assert (beside / "story.html").is_file()
     assert json.loads((beside / "metrics.json").read_text()) == {"value": 3.0}
     assert yaml.safe_load((beside / "config.yaml").read_text())["value"] == 3
 
