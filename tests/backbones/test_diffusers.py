@@ -111,6 +111,7 @@ def test_the_weights_are_those_of_diffusers(diffusers):
     torch.testing.assert_close(own(x, torch.tensor([0.0, 1000.0])).sample, net(x, level), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -35,6 +35,7 @@ def diffusers():
     return pytest.importorskip("diffusers", reason="the extra `diffusers` is not installed")
 
 
+@pytest.mark.slow
 def test_a_toy_of_it_in_latents(diffusers, tmp_path, monkeypatch):
     torch.manual_seed(0)
     made = pipeline_at(tmp_path / "model", diffusers)
@@ -62,6 +63,7 @@ def test_a_toy_of_it_in_latents(diffusers, tmp_path, monkeypatch):
     assert labels["samples/tuned"].stage.sampler.sigma_min == HOW["sampler"].sigma_min
 
 
+@pytest.mark.slow
 def test_a_toy_of_it_in_pixels(diffusers, tmp_path, monkeypatch):
     """Without clean images samples end at the noise; a second tuning begins where the first one ended."""
     torch.manual_seed(0)
