@@ -22,7 +22,7 @@ from stages.verb_preflight import BEFORE, VERSIONS, WITH_STEPS, known, split, st
 
 USAGE = "kintsugi submit [OPTIONS] -- COMMAND, such as: -- run partial_views --store s3://bucket/runs"
 ASKING = (*WITH_STEPS, "plan")  # the verbs behind which a recipe stands
-UNASKED = {"sample": "samples.png"}  # what is written where --out is not given
+UNASKED = {"sample": "samples.png", "report": "story.html"}  # what is written of an artifact where --out is not given
 SENT = ("KINTSUGI_", "MLFLOW_", "RAY_DATA_", "RAY_TRAIN_")
 SECRET = re.compile(r"(TOKEN|SECRET|PASSW(OR)?D|KEY|CREDENTIALS?|USERNAME)(_|$)")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -188,7 +188,8 @@ def _check(command: Sequence[str], folder: Path) -> None:
                     f"MLFLOW_TRACKING_URI {uri} would be a file of the job, which ends with it: name a server, or "
                     "sqlite:////PATH.db where all machines mount it"
                 )
-    out = value_of(command, "--out") or UNASKED.get(command[0])
+    named = bool(command[1:]) and not command[1].startswith("-")
+    out = value_of(command, "--out") or (UNASKED.get(command[0]) if named else None)
     if out is not None and not out.startswith("/"):
         raise ConfigError(
             f"--out {out} would be a file of the job, which ends with it: give an absolute path that all machines mount"

@@ -68,6 +68,7 @@ def answering():
         (("--", "data", "digits"), "--store runs would be a folder of the job"),
         (("--", "gc"), "--store runs would be a folder of the job"),
         (("--", "sample", "a/model", "--store", "/s"), "--out samples.png would be a file of the job"),
+        (("--", "report", "a/model", "--store", "/s"), "--out story.html would be a file of the job"),
         (("--", "export", "a/model", "--store", "/s", "--out", "m.onnx"), "--out m.onnx would be a file of the job"),
         (("--address", "head:6379", *COMMAND), "port 6379 is where machines join"),
         (("--address", "ray://head", *COMMAND), "is no job server"),
