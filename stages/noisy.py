@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.backbones import unet
+from pipeline.backbones.backbone import Backbone
 from pipeline.graph import Step, step
+from pipeline.objectives.ambient import Ambient
 from pipeline.physics.corruption import Clean, Noisy
 from stages.census import Census
 from stages.contest import Contest
@@ -89,6 +92,21 @@ class NoisySets(Contest):
     @property
     def learned(self) -> Step | None:
         return self.unharmed or self.clean if self.masked else self.clean or self.noisy
+
+
+def careful(sets: NoisySets, backbone: Backbone, alone: Backbone, objective: Ambient) -> Backbone:
+    """A network of both sets, with the dropout of that of the clean images `alone` where they alone teach.
+
+    As it is where there are none, where each noisy image has a noise of its own, where it says so itself
+    (`dropout_below`), and where either is no U-Net of ours.
+    """
+    if sets.clean is None or sets.noise is None:
+        return backbone
+    if not isinstance(backbone, unet.Config) or not isinstance(alone, unet.Config):
+        return backbone
+    if backbone.dropout_below is not None or backbone.dropout == alone.dropout:
+        return backbone
+    return replace(backbone, dropout_below=(objective.least(sets.noise), alone.dropout))
 
 
 def alike(images: Images, others: Images, what: str) -> Images:

@@ -30,6 +30,8 @@ class Config(Backbone):
         embedding: size of the noise level's embedding.
         mixing: hidden units of the fully connected block at the bottom; 0 leaves it out.
         dropout: probability with which a channel (or a hidden unit of the mixing block) is dropped in training.
+        dropout_below: (σ, p): another probability at noise levels below σ, where fewer rows teach (the clean ones
+            among noisy ones), which would be learned by heart with the dropout that suits the many.
     """
 
     width: int = 32
@@ -37,12 +39,16 @@ class Config(Backbone):
     embedding: int = 64
     mixing: int = 128
     dropout: float = 0.1
+    dropout_below: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
             raise ValueError(f"width is {self.width}: give a multiple of 8")
         if not 0 <= self.dropout < 1 or self.mixing < 0 or self.embedding < 2 or self.embedding % 2:
             raise ValueError(f"{self}: give dropout within [0, 1), mixing >= 0, an even embedding")
+        sigma, rate = self.dropout_below or (1.0, 0.0)
+        if not (0 < sigma < math.inf and 0 <= rate < 1):
+            raise ValueError(f"dropout_below is {self.dropout_below}: give a noise level above 0 and a probability < 1")
         if self.multipliers is not None and (not self.multipliers or min(self.multipliers) < 1):
             raise ValueError(f"multipliers is {self.multipliers}: give one or more numbers of at least 1")
 
@@ -93,12 +99,12 @@ class UNet(nn.Module):
         h = self.stem(torch.cat([x, place], 1)) + self.offset
         skips = []
         for i, block in enumerate(self.down):
-            h = block(halved(h) if i else h, e)
+            h = block(halved(h) if i else h, e, c_noise)
             skips.append(h)
         if self.mix is not None:
-            h = self.mix(h, e)
+            h = self.mix(h, e, c_noise)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            h = block(torch.cat([enlarged(h, skip.shape[2:]), skip], 1), e)
+            h = block(torch.cat([enlarged(h, skip.shape[2:]), skip], 1), e, c_noise)
         return self.out(functional.silu(self.norm(h)))
 
 
@@ -125,16 +131,16 @@ class _Block(nn.Module):
         self.norm1, self.conv1 = _norm(into), conv(into, out, 3, padding=1)
         self.affine = nn.Linear(config.embedding, 2 * out)
         self.norm2, self.conv2 = _norm(out), conv(out, out, 3, padding=1)
-        self.drop = (nn.Dropout2d if axes == 2 else nn.Dropout3d)(config.dropout)
+        self.drop = _Dropout(config, (nn.Dropout2d if axes == 2 else nn.Dropout3d)(config.dropout))
         self.skip = conv(into, out, 1) if into != out else nn.Identity()
         for parameter in self.affine.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, c_noise: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = self.affine(e).reshape(h.shape[0], -1, *(1,) * (h.ndim - 2)).chunk(2, 1)
         h = functional.silu(self.norm2(h) * (1 + scale) + shift)
-        return self.skip(x) + self.conv2(self.drop(h))
+        return self.skip(x) + self.conv2(self.drop(h, c_noise))
 
 
 class _Mix(nn.Module):
@@ -145,12 +151,28 @@ class _Mix(nn.Module):
         self.norm = _norm(channels)
         self.into = nn.Linear(channels * pixels, config.mixing)
         self.level = nn.Linear(config.embedding, config.mixing)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = _Dropout(config, nn.Dropout(config.dropout))
         self.out = nn.Linear(config.mixing, channels * pixels)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor, c_noise: Tensor) -> Tensor:
         h = functional.silu(self.into(self.norm(x).flatten(1)) + self.level(e))
-        return x + self.out(self.drop(h)).view_as(x)
+        return x + self.out(self.drop(h, c_noise)).view_as(x)
+
+
+class _Dropout(nn.Module):
+    """Channels or hidden units dropped in training, each row's with the probability that its noise level has."""
+
+    def __init__(self, config: Config, even: nn.Module) -> None:
+        super().__init__()
+        self.even, self.rate, self.below = even, config.dropout, config.dropout_below
+
+    def forward(self, h: Tensor, c_noise: Tensor) -> Tensor:
+        if self.below is None or not self.training:
+            return self.even(h)
+        sigma, rate = self.below
+        p = torch.where(c_noise < math.log(sigma) / 4, rate, self.rate)[:, None]
+        kept = (torch.rand(h.shape[:2], device=h.device) >= p) / (1 - p)
+        return h * kept.to(h.dtype).reshape(*h.shape[:2], *(1,) * (h.ndim - 2))
 
 
 def _norm(channels: int) -> nn.GroupNorm:

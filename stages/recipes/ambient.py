@@ -15,7 +15,7 @@ from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
 from stages.images import Images
-from stages.noisy import Harm, noisy_sets
+from stages.noisy import Harm, careful, noisy_sets
 from stages.train import Fit, Train
 
 
@@ -51,7 +51,8 @@ def ambient(
         scale: workers of each training step, and CPUs and GPUs of each worker.
         judging: in which features samples are judged, and how.
         sampler: how they are drawn.
-        backbone: the network.
+        backbone: the network; where clean images alone teach, below the noise and without consistency, it has the
+            dropout of clean_backbone.
         clean_backbone: network of the model of the clean images alone, to compare with.
         fit: how it is trained.
         clean_fit: how the model of the clean images alone is trained; longer, it overfits.
@@ -60,7 +61,8 @@ def ambient(
     rows = (Learned(sets.noisy, sets.noise), *((Learned(sets.clean),) if sets.clean else ()))
     plain = Ambient(weighting=weighting, cap=cap)
     learns = Consistent(weighting=weighting, cap=cap, weight=consistency) if consistency else plain
-    asked = TrainAmbient(rows, backbone, fit, seed, objective=learns)
+    network = backbone if consistency else careful(sets, backbone, clean_backbone, plain)
+    asked = TrainAmbient(rows, network, fit, seed, objective=learns)
     least = 0.0 if sets.clean or consistency else plain.least(sets.level)
     models = {"ambient": (step(asked, "model", scale, (sets.census,)), least)}
     if sets.clean is not None:

@@ -23,7 +23,7 @@ from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.images import Images
 from stages.judge import Drawn, Judge
-from stages.noisy import Harm, NoisySets, noisy_sets
+from stages.noisy import Harm, NoisySets, careful, noisy_sets
 from stages.online import Online, online
 from stages.rounds import Rounds, deconvolve, fitted, images_seen, pretrain
 from stages.sample import Sample
@@ -95,7 +95,8 @@ def compare(
         judging: in which features samples are judged, and how.
         sampler: how they are drawn.
         backbone: the network of all methods but those of clean images alone.
-        clean_backbone: the network of those.
+        clean_backbone: the network of those, whose dropout ambient and omni have as well at levels where the clean
+            images alone teach.
         fit: how it is trained; `fit.images` is what each method sees in all, over all rounds.
     """
     chosen = wanted((DEFAULT if harm.clean else NONE_CLEAN) if methods is None else methods)
@@ -145,8 +146,8 @@ def compare(
 
 def alike(backbone: Backbone, other: Backbone) -> bool:
     """Whether two networks have the same weights."""
-    fields = {field.name for field in dataclasses.fields(other)}  # pyright: ignore[reportArgumentType]
-    return (replace(other, dropout=getattr(backbone, "dropout", None)) if "dropout" in fields else other) == backbone  # pyright: ignore[reportArgumentType]
+    free = {field.name for field in dataclasses.fields(other)} & {"dropout", "dropout_below"}  # pyright: ignore[reportArgumentType]
+    return replace(other, **{name: getattr(backbone, name, None) for name in free}) == backbone  # pyright: ignore[reportArgumentType]
 
 
 def wanted(methods: str) -> list[Method]:
@@ -173,13 +174,12 @@ def once(
             return TrainAmbient((Learned(sets.originals),), backbone, fit, sets.seed), 0.0
         case Method.TRUNCATED:
             asked = TrainAmbient((noisy,), backbone, fit, sets.seed)
-        case Method.AMBIENT:
-            fading = Ambient(weighting=Weighting.FADING)
-            asked = TrainAmbient((*clean, noisy), backbone, fit, sets.seed, objective=fading)
         case Method.CONSISTENT:
             return TrainAmbient((*clean, noisy), backbone, fit, sets.seed, objective=Consistent()), 0.0
         case _:
-            asked = TrainAmbient((*clean, noisy), backbone, fit, sets.seed)
+            how = Ambient(weighting=Weighting.FADING) if method is Method.AMBIENT else Ambient()
+            network = careful(sets, backbone, clean_backbone, how)
+            asked = TrainAmbient((*clean, noisy), network, fit, sets.seed, objective=how)
     knows_all = clean and method is not Method.TRUNCATED
     return asked, 0.0 if knows_all else asked.objective.least(sets.level)
 

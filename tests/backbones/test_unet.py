@@ -50,6 +50,32 @@ def test_dropout_is_for_training_only():
     assert not torch.equal(model(x, sigma), model(x, sigma))
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 6), (1, 3, 6, 6)])
+def test_dropout_below_a_level_leaves_the_rows_above_it_whole(shape):
+    model = trained_looking(shape, dropout=0.0, dropout_below=(0.5, 0.5)).train()
+    x, sigma = torch.randn(4, *shape), torch.tensor([0.49, 0.51, 0.01, 80.0])
+    whole = model.eval()(x, sigma)
+    parts = model.train()(x, sigma)
+    same = [torch.equal(a, b) for a, b in zip(whole, parts, strict=True)]
+    assert same == [False, True, False, True]
+
+
+def test_a_channel_is_kept_as_often_as_its_level_says_and_counts_for_those_left_out():
+    config = unet.Config(width=8, dropout=0.2, dropout_below=(0.5, 0.6))
+    drop = unet._Dropout(config, torch.nn.Dropout2d(0.2)).train()
+    rows, channels = 4000, 16
+    sigma = torch.tensor([0.1, 2.0]).repeat(rows // 2)
+    torch.manual_seed(0)
+    out = drop(torch.ones(rows, channels, 2, 2), sigma.log() / 4)
+    assert torch.equal(out.amin((2, 3)), out.amax((2, 3))), "a channel goes as a whole"
+    for low, p in ((True, 0.6), (False, 0.2)):
+        mine = out[(sigma < 0.5) == low, :, 0, 0]
+        n = mine.numel()
+        gone = (mine == 0).sum().item()
+        assert abs(gone - n * p) < 4 * (n * p * (1 - p)) ** 0.5
+        assert mine.max().item() == pytest.approx(1 / (1 - p))
+
+
 def test_auto_resolutions_halve_until_the_short_side_is_four():
     widths = unet.Config(width=8).widths
     assert [len(widths(size)) for size in ((4, 4), (8, 5), (8, 8), (9, 9), (32, 64))] == [1, 2, 2, 3, 4]
@@ -94,7 +120,9 @@ def test_weights_of_another_network_are_refused():
         unpack(files.__getitem__)
 
 
-@pytest.mark.parametrize("wrong", [{"width": 12}, {"dropout": 1.0}, {"embedding": 3}, {"multipliers": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"width": 12}, {"dropout": 1.0}, {"embedding": 3}, {"multipliers": ()}, {"dropout_below": (0.0, 0.5)}]
+)
 def test_sizes_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=r"\w"):
         unet.Config(**wrong)

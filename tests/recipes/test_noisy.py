@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline import graph
-from pipeline.backbones import mlp
+from pipeline.backbones import mlp, unet
 from pipeline.data.bands import cells
 from pipeline.data.hiding import check_whole
 from pipeline.data.manifest import Manifest, name
@@ -347,6 +347,24 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
     sources = [labels["seed 0/sfbd/1"].stage.rows[0].data, labels["seed 0/omni"].stage.rows[0].data]
     assert sources[0] is sources[1] or sources[0].address == sources[1].address
     assert len({node.address for node in graph.walk(target) if node.label == "seed 0/pretrained"}) == 1
+
+
+def test_where_clean_images_alone_teach_a_network_of_both_has_the_dropout_of_theirs():
+    def networks(**more):
+        labels = {node.label: node.stage for node in graph.walk(compare(seeds=1, **more)) if "seed 0/" in node.label}
+        return {name: labels[f"seed 0/{name}"].backbone for name in ("ambient", "omni", "truncated", "clean_only")}
+
+    few = Harm(noise=0.2)
+    found = networks(harm=few)
+    assert found["ambient"].dropout_below == (0.2, found["clean_only"].dropout), "its weight fades out at the noise"
+    assert found["omni"].dropout_below == (pytest.approx(0.2 * (4 / 3) ** 0.5), found["clean_only"].dropout)
+    assert found["truncated"] == replace(found["omni"], dropout_below=None), "no clean image is among its rows"
+    mine = {node.label: node for node in graph.walk(ambient(harm=few))}["model"].stage
+    assert mine.backbone == found["omni"]
+    own = unet.Config(dropout=0.3, dropout_below=(0.4, 0.5))
+    assert networks(harm=few, backbone=own, methods="ambient,omni,truncated,clean_only")["omni"] == own
+    for more in ({"harm": Harm(clean=0)}, {"consistency": 1.0}, {"harm": Harm(noisy="digits")}):
+        assert {n.label: n for n in graph.walk(ambient(**more))}["model"].stage.backbone.dropout_below is None
 
 
 def test_what_compare_finds_best_without_clean_images_is_what_sfbd_trains():
