@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
-from pipeline.data.bands import Allowed, banded
+from pipeline.data.bands import FINEST, Allowed, banded, grouped
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import InMemory, Reader
 from pipeline.diffusion.precond import EDM, Preconditioned
@@ -34,7 +34,6 @@ from stages.layers import TURN, in_front, known, layers
 from stages.train import Fit, Trains, count, opened, reader, save
 
 SIGMA = "sigma"  # the column of rows that were told how much noise each holds
-GROUPS = 8  # into which rows with noise of their own are divided, by how much that is
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,13 @@ class TrainAmbient(Trains):
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("there are no rows to learn from: give a set at least")
+        for each in self.rows:
+            low = max(self.objective.least(each.noise or 0.0), each.above or 0.0)
+            if low and 1 - self.fit.levels.share_below(math.log(low)) < 1 / FINEST:
+                raise ValueError(
+                    f"rows with noise {each.noise:g} teach from σ = {low:.3g} only, where next to nothing is learned: "
+                    "look at the noise that they are said to hold"
+                )
         if self.onward is not None and (self.start is not None or self.unless is not None):
             raise ValueError("onward begins with all that the part before had: leave out start and unless")
         if (self.keep or self.onward is not None) and (self.fit.cosine or self.fit.posthoc is not None):
@@ -203,14 +209,14 @@ def divided(rows: Reader, told: Learned, data: Artifact, objective: Ambient) -> 
         raise ValueError(f"the rows of {data.address} do not say how much noise they hold: give noise as a number")
     floors = held.operator[SIGMA].astype(np.float64)
     order = np.argsort(floors, kind="stable")
-    groups = [np.sort(group) for group in np.array_split(order, min(GROUPS, len(np.unique(floors)))) if len(group)]
     found: list[Part] = []
-    for group in groups:
+    for group in (np.sort(order[first:last]) for first, last in grouped(floors[order])):
         part = InMemory(held.take(group), rows.columns)
         where = Allowed(
             max(objective.least(float(floors[group].max())), told.above or 0.0),
             told.below or math.inf,
             told.factor * (told.weight or len(held)) * len(group) / len(held),
+            spare=True,
         )
         found.append((part, floors[group], where))
     return found

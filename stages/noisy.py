@@ -40,6 +40,8 @@ class Harm:
     def __post_init__(self) -> None:
         if self.clean < 0 or self.test < 2:
             raise ValueError(f"clean is {self.clean} and test {self.test}: give clean from 0, and 2 or more to measure")
+        if self.clean == 1:
+            raise ValueError("clean is 1, and one image has no spread to be learned: give none, or 2 or more")
         if self.noise is not None and not self.noise > 0:
             raise ValueError(f"noise is {self.noise}: give the σ of the noisy images, above 0")
 

@@ -12,6 +12,7 @@ then rows until one may teach, which has the law of what is done here.)
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,15 +29,22 @@ from pipeline.objectives.objective import Batch
 
 FLOOR, LOW, HIGH = "floor", "low", "high"
 FINEST = 10_000  # positions of which a cell has a whole number
+GROUPS = 8  # at least, into which many rows with noise of their own are divided, by how much that is
+WIDEST = 1.5  # the largest noise of a group over the least: its noisiest row says where all of it teach
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Where the rows of one set may teach, σ in [low, high], and their weight among others that may."""
+    """Where the rows of one set may teach, σ in [low, high], and their weight among others that may.
+
+    What is `spare` is left out where it would have no position at all, and said to be; otherwise that is refused.
+    """
 
     low: float = 0.0
     high: float = math.inf
     weight: float = 1.0
+    spare: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high or not 0 < self.weight < math.inf:
@@ -70,7 +78,7 @@ def cells(allowed: Sequence[Allowed], levels: Levels) -> tuple[Cell, ...]:
         raise ValueError("no noise level is left at which any of the rows may teach: they hold more noise than that.")
     counts = [round(FINEST * share / whole) for *_, share in shares]
     for k, range_ in enumerate(allowed):
-        if not any(count for (j, *_), count in zip(shares, counts) if j == k):
+        if not range_.spare and not any(count for (j, *_), count in zip(shares, counts) if j == k):
             raise ValueError(
                 f"a set may teach at σ from {range_.low:.3g} to {range_.high:.3g} only, where next to nothing is "
                 "learned: leave it out, or look at the noise that it is said to hold"
@@ -78,6 +86,16 @@ def cells(allowed: Sequence[Allowed], levels: Levels) -> tuple[Cell, ...]:
     found = [(k, low, high, count) for (k, low, high, _), count in zip(shares, counts) if count]
     shrink = math.gcd(*(count for *_, count in found))
     return tuple(Cell(k, low, high, count // shrink) for k, low, high, count in found)
+
+
+def grouped(floors: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, end) of groups of rows, `floors` (N,) being their noise in order: as many in each, or of like noise."""
+    first, most = 0, math.ceil(len(floors) / GROUPS)
+    while first < len(floors):
+        upto = min(floors[min(first + most, len(floors)) - 1], WIDEST * floors[first])
+        end = int(np.searchsorted(floors, upto, side="right"))  # all that hold as much are in one
+        yield first, end
+        first = end
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +124,13 @@ class Annotated(Telling):
 def banded(sets: Sequence[tuple[Reader, np.ndarray | float, Allowed]], levels: Levels) -> Mixed:
     """(rows, floors, where they may teach) of every set as one reader, every row annotated."""
     found = cells([allowed for *_, allowed in sets], levels)
+    for k in {*range(len(sets))} - {cell.set for cell in found}:
+        rows, _, where = sets[k]
+        log.warning(
+            "%d rows, such as %s, teach from σ = %.3g only, where next to nothing is learned, and are left out: look "
+            "at the noise that they are said to hold",
+            *(len(rows), rows.ids(range(1))[0], where.low),
+        )
     parts = tuple(Annotated(sets[cell.set][0], sets[cell.set][1], cell.low, cell.high) for cell in found)
     return Mixed(parts, tuple(cell.count for cell in found))
 

@@ -26,7 +26,7 @@ class Conditioning(ABC):
 
 @dataclass(frozen=True)
 class MomentMatching(Conditioning):
-    """`posterior.Posterior`: exact for every Gaussian; iterations + 2 passes backwards a call."""
+    """`posterior.Posterior`: exact for every Gaussian but for its ridge; iterations + 2 passes backwards a call."""
 
     iterations: int = 3
     ridge: float = 0.1

@@ -2,8 +2,8 @@
 
 Given x = x₀ + σz, x₀ is taken for a Gaussian of mean D(x, σ) and covariance V = σ² ∂D/∂x, which it truly has (Tweedie's
 second identity). Then E[x₀ | x, y] = D + V Aᵀ (σ_y² I + A V Aᵀ)⁻¹ (y − A D): moment matching (Rozet et al. 2024, DiEM,
-arXiv 2405.13712), exact for every Gaussian law. ∂D/∂x, symmetric for a true D, is applied as its transpose, which is
-one pass backwards through the denoiser.
+arXiv 2405.13712), exact for every Gaussian law where `ridge` is 0 and the solver has come to its end. ∂D/∂x, symmetric
+for a true D, is applied as its transpose, which is one pass backwards through the denoiser.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Posterior:
         iterations: conjugate-gradient steps; one backward pass each, and two more.
         ridge: least σ_y²/σ² that is solved with, as a share of the variance that D states along y − A D. A learned
             ∂D/∂x has eigenvalues next to 0 or below, where no true one has any; without a ridge a step goes astray.
+            Where rows have less noise than that, a step ends at 1/(1 + ridge) of the way to them.
         bound: the largest absolute value of an image: its mean has no larger one either (None: there is none).
     """
 

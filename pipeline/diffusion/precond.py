@@ -37,7 +37,10 @@ class EDM(Precond):
 
     def __post_init__(self) -> None:
         if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data is {self.sigma_data}: give the standard deviation of the data, above 0.")
+            raise ValueError(
+                f"sigma_data is {self.sigma_data}: give the standard deviation of the data, above 0; images that are "
+                "all alike have none"
+            )
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip = s²/(σ²+s²), c_out = σs/√(σ²+s²), c_in = 1/√(σ²+s²), c_noise = ln(σ)/4."""

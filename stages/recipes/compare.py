@@ -19,6 +19,7 @@ from pipeline.metrics.judging import Judging
 from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
+from stages.contest import ending
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.images import Images
@@ -196,7 +197,7 @@ def measured(
     """Every method's model of one seed, measured and judged."""
     at, drawn, evaluated = f"seed {seed}", {}, {}
     for method, (model, least) in made.items():
-        how = replace(sampler, sigma_min=max(least, sampler.sigma_min))
+        how = ending(sampler, least)
         drawn[method] = step(Sample(model, samples, how, seed), f"{at}/samples/{method.value}", scale)
         evaluated[method] = step(Evaluate(model, sets.test, least=least), f"{at}/evaluate/{method.value}", scale)
     by = tuple(Drawn(method.value, found) for method, found in drawn.items())

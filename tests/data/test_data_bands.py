@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.data.bands import FLOOR, Allowed, banded, cells, levelled
+from pipeline.data.bands import FLOOR, GROUPS, WIDEST, Allowed, banded, cells, grouped, levelled
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
@@ -52,6 +53,36 @@ def test_beyond_the_ends_the_share_below_is_none_or_all():
     levels = Tabulated(0.05, 5.0, (1.0, 1.0))
     assert levels.share_below(math.log(0.01)) == 0
     assert levels.share_below(math.log(9.0)) == 1
+
+
+def test_groups_hold_all_rows_in_order_as_many_in_each_or_of_like_noise():
+    rng = np.random.default_rng(0)
+    for floors in (rng.uniform(0.2, 0.25, 800), rng.lognormal(-1, 2, 800), np.repeat([0.0, 0.3], 400), np.array([0.1])):
+        floors = np.sort(floors)
+        found = list(grouped(floors))
+        assert [first for first, _ in found] == [0, *(end for _, end in found[:-1])], "one begins where another ends"
+        assert found[-1][1] == len(floors)
+        for first, end in found:
+            assert floors[end - 1] <= WIDEST * floors[first]
+            assert len(np.unique(floors[first:end])) == 1 or end - first <= -(-len(floors) // GROUPS)
+    assert len(list(grouped(np.sort(rng.uniform(0.2, 0.25, 800))))) == GROUPS
+    assert len(list(grouped(np.repeat([0.0, 0.3], 400)))) == 2
+
+
+def test_a_row_of_much_more_noise_than_the_others_silences_none_of_them():
+    floors = np.append(np.full(999, 0.2), 30.0)
+    assert [(floors[first:end].min(), floors[end - 1]) for first, end in grouped(floors)] == [(0.2, 0.2), (30.0, 30.0)]
+
+
+def test_what_has_no_position_is_refused_unless_it_may_be_left_out(caplog):
+    lone = Allowed(low=30.0, weight=1e-3)
+    with pytest.raises(ValueError, match="from 30 to inf only, where next to nothing"):
+        cells([CLEAN, lone], LEVELS)
+    sets = [(rows("clean", 9), 0.0, CLEAN), (rows("loud", 2), 25.0, replace(lone, spare=True))]
+    _, floor, ids = drawn(sets, LEVELS, steps=20)
+    assert set(floor) == {0.0}
+    assert all(name.startswith("clean") for name in ids)
+    assert "2 rows, such as loud-0, teach from σ = 30 only" in caplog.text
 
 
 def test_cells_have_the_mass_of_their_band_shared_by_the_weights_of_those_who_may_teach():

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.diffusion.conditioning import MomentMatching
 from pipeline.diffusion.exact import Gaussian
 from pipeline.diffusion.posterior import Posterior
 from pipeline.diffusion.sample import Heun
 from pipeline.keys import Key
 from pipeline.physics.blur import GaussianBlur
-from pipeline.physics.linear import LinearMap
+from pipeline.physics.linear import Identity, LinearMap
 from pipeline.physics.masks import PixelMask
 from pipeline.physics.views import Crop, Pool
 
@@ -88,6 +91,19 @@ def test_it_is_exact_for_rows_behind_masks_of_their_own(noise):
     y = torch.where(hidden, 50.0, y) if torch.as_tensor(noise).ndim else y
     D = Posterior(gaussian, A, y, noise, iterations=16, ridge=0.0, bound=None)
     torch.testing.assert_close(D(x, sigma), exact(A, x, sigma, A(y), noise), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [partial(Posterior, bound=None), MomentMatching(bound=None)], ids=["class", "option"])
+def test_the_default_ridge_stops_a_step_at_ten_elevenths_of_the_way_to_rows_without_noise(how):
+    """x₀ ~ N(0, 1): D = x/(1 + σ²), V/σ² = 1/(1 + σ²) = v; where σ_y² < 0.1 v σ² a step is v/(v + 0.1 v) of y − D."""
+    x, y = torch.tensor(0.3).double().view(1, 1, 1, 1), torch.tensor(0.8).double().view(1, 1, 1, 1)
+
+    def normal(x, sigma, cond=None):
+        return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+
+    for sigma, noise, want in ((1.0, 0.1, 0.15 + 0.65 / 1.1), (1.0, 0.5, 0.15 + 0.65 * 0.5 / 0.75)):
+        found = how(normal, Identity((1, 1, 1)), y, noise)(x, torch.tensor([sigma]).double())
+        assert float(found) == pytest.approx(want, rel=1e-6)
 
 
 def test_it_is_exact_behind_a_blur_with_noise():

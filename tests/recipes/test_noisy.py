@@ -46,6 +46,7 @@ from stages.versus import Trial, Versus
 
 SHAPE, NOISE, ROWS = (1, 2, 2), 0.5, 11
 TINY = mlp.Config(width=8, blocks=1)
+LOUD = Fit(levels=LogNormal(3.0, 1.2))  # that teaches at levels where sampling no longer goes
 IT: Any = SimpleNamespace(address="it")
 
 
@@ -258,6 +259,8 @@ def test_rows_with_noise_of_their_own_teach_above_it_in_groups():
         assert np.allclose(floors, [sigma[int(i)] for i in part.ids(range(len(part)))])
         assert where.low == pytest.approx(Ambient().least(float(floors.max())))
     assert sum(where.weight for *_, where in found) == pytest.approx(40)
+    assert max(where.low for *_, where in found) == pytest.approx(Ambient().least(0.8))
+    assert len(found) >= 8, "a row is held to its own noise or next to it"
 
 
 def test_a_start_gives_its_weights_and_the_backbone_its_dropout():
@@ -349,6 +352,23 @@ def test_compared_methods_see_equally_many_images_and_the_same_ones():
     assert len({node.address for node in graph.walk(target) if node.label == "seed 0/pretrained"}) == 1
 
 
+def test_what_noisy_images_alone_teach_is_measured_and_drawn_no_further_down_whoever_else_has_clean_ones():
+    found = {node.label: node.stage for node in graph.walk(compare(seeds=1))}
+    least = pytest.approx(0.2 * math.sqrt(4 / 3))
+    assert found["seed 0/evaluate/truncated"].least == least
+    assert found["seed 0/samples/truncated"].sampler.sigma_min == least
+    assert {found[f"seed 0/evaluate/{name}"].least for name in ("ambient", "omni", "sfbd", "clean_only")} == {0.0}
+
+
+def test_rounds_are_stopped_by_the_noisy_images_and_by_nothing_held_out():
+    found = {node.label: node for node in graph.walk(sfbd(rounds=Rounds(most=2)))}
+    for k in (0, 1, 2):
+        judged, noised = found[f"round/{k}/judged"].stage, found[f"round/{k}/noised"].stage
+        assert judged.reference is found["data/noisy"]
+        assert noised.corruption.noise == 0.2
+        assert judged.drawn[0].samples is found[f"round/{k}/noised"]
+
+
 def test_where_clean_images_alone_teach_a_network_of_both_has_the_dropout_of_theirs():
     def networks(**more):
         labels = {node.label: node.stage for node in graph.walk(compare(seeds=1, **more)) if "seed 0/" in node.label}
@@ -381,6 +401,9 @@ def test_what_compare_finds_best_without_clean_images_is_what_sfbd_trains():
     ("build", "says"),
     [
         (lambda: Harm(clean=-1), "clean is -1"),
+        (lambda: Harm(clean=1), "one image has no spread"),
+        (lambda: ambient(harm=Harm(noise=100.0)), "rows with noise 100 teach from σ = 115 only"),
+        (lambda: compare(harm=Harm(noise=69.5), fit=LOUD), "sampling begins at sampler.sigma_max = 80"),
         (lambda: Harm(noise=0.0), "noise is 0.0"),
         (lambda: sfbd(harm=Harm(noisy="digits")), "noise of its own"),
         (lambda: compare(backbone=TINY), "alike, but for dropout"),
