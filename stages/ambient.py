@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
-from pipeline.data.bands import FINEST, Allowed, banded, grouped
+from pipeline.data.bands import FINEST, Allowed, Part, banded, grouped, heard
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import InMemory, Reader
 from pipeline.diffusion.precond import EDM, Preconditioned
@@ -161,9 +161,6 @@ def whole_save(state: State) -> dict[str, bytes]:
     return save(state) | whole_run(state)
 
 
-Part = tuple[Reader, np.ndarray | float, Allowed]
-
-
 def _course(
     stage: TrainAmbient, sets: list[list[Artifact]], begun: Artifact | None, onward: bool, device: torch.device
 ) -> Course:
@@ -233,7 +230,7 @@ def course(
 
     With what an `earlier` run ended as, it goes on from there for `fit.images` more.
     """
-    key = Key(stage.seed).fold("ambient")
+    key, parts = Key(stage.seed).fold("ambient"), heard(parts, stage.fit.levels)
     torch.manual_seed(key.fold("weights").integer())
     if start is None:
         centre, spread = moments(parts)

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from pipeline.backbones.lowrank import Adapters, adapt, merge
+from pipeline.data.bands import Part, heard
 from pipeline.data.manifest import Manifest
 from pipeline.diffusion.precond import Preconditioned
 from pipeline.engine.train import Make, train
@@ -20,7 +21,7 @@ from pipeline.learning.state import State
 from pipeline.learning.weights import pack, unpack
 from pipeline.objectives.ambient import Ambient
 from pipeline.store import Artifact
-from stages.ambient import Learned, Part, divided, learning, told_noise, whole
+from stages.ambient import Learned, divided, learning, told_noise, whole
 from stages.conditioned import columns_of, taught
 from stages.networks import described
 from stages.train import Fit, Trains, count, opened
@@ -84,7 +85,7 @@ def _course(stage: Tune, start: Artifact, sets: Sequence[Artifact], device: torc
     key = Key(stage.seed).fold("tune")
     torch.manual_seed(key.fold("adapters").integer())
     adapt(model.net, stage.adapters)
-    return learning(model, parts, stage.fit, stage.seed, stage.objective, key)
+    return learning(model, heard(parts, stage.fit.levels), stage.fit, stage.seed, stage.objective, key)
 
 
 def merged(state: State) -> dict[str, bytes]:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Allowed:
     """Where the rows of one set may teach, σ in [low, high], and their weight among others that may.
 
-    What is `spare` is left out where it would have no position at all, and said to be; otherwise that is refused.
+    What is `spare` may have no position at all; of other sets that is refused.
     """
 
     low: float = 0.0
@@ -121,16 +121,24 @@ class Annotated(Telling):
             yield Rows(rows.index, rows.images, rows.columns | wide)
 
 
-def banded(sets: Sequence[tuple[Reader, np.ndarray | float, Allowed]], levels: Levels) -> Mixed:
-    """(rows, floors, where they may teach) of every set as one reader, every row annotated."""
-    found = cells([allowed for *_, allowed in sets], levels)
-    for k in {*range(len(sets))} - {cell.set for cell in found}:
-        rows, _, where = sets[k]
+Part = tuple[Reader, np.ndarray | float, Allowed]
+
+
+def heard(sets: Sequence[Part], levels: Levels) -> list[Part]:
+    """Those of the sets that have a position; what is left out of spare ones is said."""
+    taken = {cell.set for cell in cells([allowed for *_, allowed in sets], levels)}
+    for rows, _, where in (each for k, each in enumerate(sets) if k not in taken):
         log.warning(
             "%d rows, such as %s, teach from σ = %.3g only, where next to nothing is learned, and are left out: look "
-            "at the noise that they are said to hold",
+            "at the noise they are said to hold",
             *(len(rows), rows.ids(range(1))[0], where.low),
         )
+    return [each for k, each in enumerate(sets) if k in taken]
+
+
+def banded(sets: Sequence[Part], levels: Levels) -> Mixed:
+    """(rows, floors, where they may teach) of every set as one reader, every row annotated."""
+    found = cells([allowed for *_, allowed in sets], levels)
     parts = tuple(Annotated(sets[cell.set][0], sets[cell.set][1], cell.low, cell.high) for cell in found)
     return Mixed(parts, tuple(cell.count for cell in found))
 

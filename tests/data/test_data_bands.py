@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.bands import FLOOR, GROUPS, WIDEST, Allowed, banded, cells, grouped, levelled
+from pipeline.data.bands import FLOOR, GROUPS, WIDEST, Allowed, banded, cells, grouped, heard, levelled
 from pipeline.data.reader import InMemory
 from pipeline.data.records import Examples
 from pipeline.diffusion.levels import LogNormal, Stratified, Tabulated
@@ -79,6 +79,7 @@ def test_what_has_no_position_is_refused_unless_it_may_be_left_out(caplog):
     with pytest.raises(ValueError, match="from 30 to inf only, where next to nothing"):
         cells([CLEAN, lone], LEVELS)
     sets = [(rows("clean", 9), 0.0, CLEAN), (rows("loud", 2), 25.0, replace(lone, spare=True))]
+    assert heard(sets, LEVELS) == sets[:1]
     _, floor, ids = drawn(sets, LEVELS, steps=20)
     assert set(floor) == {0.0}
     assert all(name.startswith("clean") for name in ids)

@@ -250,6 +250,17 @@ def test_the_spread_of_the_data_is_told_without_the_noise():
     assert spread == pytest.approx(0.3, abs=0.01)
 
 
+def test_a_row_that_is_left_out_for_its_noise_does_not_count_in_the_spread_either():
+    """The 30 of one row would take 900/401 off the variance of all."""
+    sigma = np.append(np.full(400, 0.1), 30.0).astype(np.float32)
+    x = 0.3 * torch.randn(401, *SHAPE, generator=torch.Generator().manual_seed(2))
+    rows = replace(Examples.from_x([str(i) for i in range(401)], x), operator={"sigma": sigma})
+    stage = TrainAmbient((Learned(step(Rows()), None),), TINY, Fit(images=64))
+    parts = divided(InMemory(rows), stage.rows[0], SimpleNamespace(address="it"), Ambient())  # pyright: ignore
+    made = course(parts, stage, None, torch.device("cpu"))
+    assert made.state.model.config.precond.sigma_data == pytest.approx((0.09 - 0.01) ** 0.5, rel=0.05)
+
+
 def test_rows_with_noise_of_their_own_teach_above_it_in_groups():
     sigma = np.linspace(0.1, 0.8, 40).astype(np.float32)
     rows = Examples(tuple(map(str, range(40))), np.zeros((40, *SHAPE), np.float16), operator={"sigma": sigma})
