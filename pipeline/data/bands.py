@@ -31,7 +31,7 @@ FLOOR, LOW, HIGH = "floor", "low", "high"
 FINEST = 10_000  # positions of which a cell has a whole number
 GROUPS = 8  # at least, into which many rows with noise of their own are divided, by how much that is
 WIDEST = 1.5  # the largest noise of a group over the least: its noisiest row says where all of it teach
-log = logging.getLogger(__name__)
+log = logging.getLogger("kintsugi")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def test_what_has_no_position_is_refused_unless_it_may_be_left_out(caplog):
     assert set(floor) == {0.0}
     assert all(name.startswith("clean") for name in ids)
     assert "2 rows, such as loud-0, teach from σ = 30 only" in caplog.text
+    assert caplog.records[0].name == "kintsugi", "or workers say it to nobody"
 
 
 def test_cells_have_the_mass_of_their_band_shared_by_the_weights_of_those_who_may_teach():
