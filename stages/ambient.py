@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -181,9 +181,12 @@ def _course(
     return course(parts, stage, model, device, run_from(begun.read))
 
 
-def told_noise(rows: Manifest, data: Artifact, noise: float | None) -> None:
-    """Raises ValueError where rows each say how much noise they hold and something else is said of them."""
-    if noise is not None and SIGMA in rows.more.get("damage", []):
+def told_noise(rows: Manifest, data: Artifact, noise: float | None, drawn: Collection[str] = ()) -> None:
+    """Raises ValueError where rows each say how much noise they hold and something else is said of them.
+
+    They say it where they arrived so, or where that is among what was `drawn` for each.
+    """
+    if noise is not None and SIGMA in (*rows.more.get("damage", []), *drawn):
         raise ValueError(f"the rows of {data.address} each say their own noise: leave out noise, which is {noise}")
 
 

@@ -10,6 +10,7 @@ from pipeline.diffusion.sample import Sampler
 from pipeline.graph import Scale, Step, step
 from pipeline.metrics.judging import Judging
 from stages.compare import Compare, Contestant, Shown
+from stages.ending import ending
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.images import Images
@@ -17,16 +18,6 @@ from stages.judge import Drawn, Judge
 from stages.sample import Sample
 
 CEILING = "all clean"
-
-
-def ending(sampler: Sampler, least: float) -> Sampler:
-    """The same, no further down than to a σ. Raises ValueError: it does not even begin above it."""
-    if least >= sampler.sigma_max:
-        raise ValueError(
-            f"nothing is learned below σ = {least:.3g} and sampling begins at sampler.sigma_max = "
-            f"{sampler.sigma_max:g}: give images with less noise"
-        )
-    return replace(sampler, sigma_min=max(least, sampler.sigma_min))
 
 
 class Contest(ABC):

@@ -22,6 +22,7 @@ from pipeline.metrics.interval import mean
 from pipeline.store import Artifact
 from stages.conditioned import cond_of, condition_of
 from stages.corrupt import load
+from stages.ending import least_of
 from stages.layers import known
 
 
@@ -29,10 +30,10 @@ from stages.layers import known
 class Evaluate(Stage):
     """`metrics.json`: denoising error of `model` on `test`, per level and in all, with its interval over the images.
 
-    A model that takes labels, captions or embeddings is told those of the test images. Below `least`, to which it was
-    trained, its score is held to be that at `least`. Samples are judged by `stages/judge.py`. `crossed`: the gates of a
-    composed model were measured on these images; those of each half are measured on the other half instead, so that no
-    image judges gates that it opened itself.
+    A model that takes labels, captions or embeddings is told those of the test images. Below `least`, or where its
+    training says that it learned nothing if that is higher up, its score is held to be that there. Samples are judged
+    by `stages/judge.py`. `crossed`: the gates of a composed model were measured on these images; those of each half are
+    measured on the other half instead, so that no image judges gates that it opened itself.
     """
 
     version: ClassVar[int] = 3  # 3: intervals; samples have a stage of their own
@@ -44,8 +45,10 @@ class Evaluate(Stage):
     crossed: bool = False
 
     def run(self, at: Context) -> None:
-        bare = replace(self, model=known(self.model), test=known(self.test))
-        found = cluster.call(at.scale, _evaluate, bare, at.open(self.model), at.open(self.test))
+        model = at.open(self.model)
+        least = max(self.least, least_of(model, at.store))
+        bare = replace(self, model=known(self.model), test=known(self.test), least=least)
+        found = cluster.call(at.scale, _evaluate, bare, model, at.open(self.test))
         at.out.write("metrics.json", json.dumps(found))
         at.tracker.metrics({k: v for k, v in found.items() if isinstance(v, float)}, at=0)
         at.tracker.card("metric_card.json", found["cards"])

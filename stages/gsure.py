@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from pipeline.physics.sensors import Measured as Sensed
 from pipeline.store import Artifact
 from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load
+from stages.ending import LEAST
 from stages.measured import FromMeasured, require_coverage, rows_at, through
 from stages.train import Fit, count, save
 
@@ -41,7 +43,7 @@ AT_ONCE = 1024  # rows whose modes are found together
 class TrainGSURE(FromMeasured):
     """A denoiser (`denoiser.json`, `weights.safetensors`) of the images behind rows, by pipeline/objectives/gsure.py.
 
-    It is not trained at levels below the rows' own noise. The rows are held in memory.
+    It is not trained at levels below the rows' own noise, and says so (`least`). The rows are held in memory.
 
     Args:
         data: the rows; each has its own operator and noise, as its set says.
@@ -51,6 +53,8 @@ class TrainGSURE(FromMeasured):
         probe: how the divergence is taken.
         noise: std of the noise of rows that arrived damaged and do not say.
     """
+
+    version: ClassVar[int] = 2  # 2: says down to which level it learned
 
     data: Step
     backbone: Backbone = unet.Config()
@@ -162,6 +166,7 @@ def _course(stage: TrainGSURE, data: Artifact, device: torch.device) -> Course:
         bf16=stage.fit.bf16,
         tf32=stage.fit.tf32,
         names=lambda index: [rows.ids[i] for i in index],
+        found={LEAST: known.least},
     )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from pipeline.physics.sensors import Measured as Sensed
 from pipeline.store import Artifact
 from stages.conditioned import condition_of, taught, told
 from stages.corrupt import load
+from stages.ending import LEAST
 from stages.measured import FromMeasured, rows_at, through
 from stages.train import Fit, count, save
 
@@ -53,6 +55,8 @@ class TrainLinear(FromMeasured):
         seed: of its weights, its order, its noise and the measurements that it asks with.
         apart: whether to learn although some directions are shown by no row together with others.
     """
+
+    version: ClassVar[int] = 2  # 2: says down to which level it learned
 
     data: Step
     noise: float | None = None
@@ -172,6 +176,7 @@ def _course(stage: TrainLinear, data: Artifact, device: torch.device) -> Course:
         bf16=stage.fit.bf16,
         tf32=stage.fit.tf32,
         names=lambda index: [rows.ids[i] for i in index],
+        found={LEAST: least},
     )
 
 

@@ -29,9 +29,10 @@ from pipeline.objectives.masking import Masking
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
 from pipeline.store import Artifact
-from stages.ambient import SIGMA, Learned, Part, divided, whole
+from stages.ambient import SIGMA, Learned, Part, divided, told_noise, whole
 from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
+from stages.ending import LEAST
 from stages.measured import rows_at, through
 from stages.train import Fit, Trains, count, opened, reader, save
 
@@ -102,7 +103,9 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
     """What a worker trains. Raises ValueError where some pixel is seen in no row, or no row shows two together."""
     columns, memory, shape = columns_of(stage), stage.fit.memory / len(sets), shape_of(stage.data)
     seen, noise = (stage.seen, stage.noise) if stage.seen is not None else as_told(sets[0], shape, stage.noise)
-    masked = opened(sets[0], memory, (*columns, *(OPERATOR + name for name in seen.draw(shape, Key(0)))), masked=True)
+    drawn = seen.draw(shape, Key(0))
+    told_noise(Manifest.open(sets[0].file), sets[0], noise, () if seen.noiseless else drawn)
+    masked = opened(sets[0], memory, (*columns, *(OPERATOR + name for name in drawn)), masked=True)
     told = Learned(stage.data, noise, 1 - stage.share if stage.share else None)
     found = [whole(masked, told, stage.objective)]
     found = found if noise is not None else divided(masked, told, sets[0], stage.objective)
@@ -135,6 +138,7 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
         bf16=stage.fit.bf16,
         tf32=stage.fit.tf32,
         names=mixed.ids,
+        found={LEAST: min(where.low for *_, where in parts)},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.shown import picture, table
 from pipeline.store import Artifact, Store
 from stages import corrupt as corrupted
 from stages import recipe as recipes
+from stages.ending import ending, least_of
 from stages.gallery import measured
 from stages.networks import of_artifact
 from stages.progress import watch
@@ -120,6 +121,7 @@ class Model:
             raise ValueError(f"samples have no option '{name}'{config.nearest(name, SAYABLE)}: give one of {known}")
         named: dict[str, Any] = {name: Given.find(self.store, how[name]) for name in NAMED if how.get(name)}
         asked = Sample(Given(known=self.made.address), count, seed=seed, **how | named)
+        asked = replace(asked, sampler=ending(asked.sampler, least_of(self.made, self.store)))
         opened = (self.store.artifact(named[name].address) if name in named else None for name in NAMED)
         return Images(drawn(asked, functools.partial(ready, asked, self.made, *opened)).x())
 

@@ -29,9 +29,10 @@ from pipeline.engine.pictures import grid, lines
 from pipeline.engine.shards import Report, map_shards
 from pipeline.graph import Context, Stage, Step
 from pipeline.learning.weights import unpack
-from pipeline.store import Artifact, Store
+from pipeline.store import Artifact
 from stages.conditioned import condition_of
 from stages.corrupt import load
+from stages.ending import ending, least_of, trained
 from stages.latents import coder_of
 from stages.layers import known
 
@@ -42,6 +43,8 @@ PIECE = 2048  # images that are drawn, and written, by one worker in one go
 @dataclass(frozen=True)
 class Sample(Stage):
     """`count` images as rows, and `samples.png` with the first of them.
+
+    They are drawn no further down than the model was trained, where its training says so.
 
     Args:
         model: the denoiser.
@@ -120,12 +123,13 @@ class Sample(Stage):
                     f"{one.address} was told {what} with every image: say what to show and give no guide of its own, "
                     "or train it with fit.unconditional above 0"
                 )
-        bare = replace(self, model=known(self.model))
+        down = ending(self.sampler, least_of(model, at.store))
+        bare = replace(self, model=known(self.model), sampler=down)
         first = bare._draw(partial(ready, bare, model, guide, like, decoder), at)
         picture = lines(first.images, first.label) if self.labels else grid(first.images[:64])
         at.out.write("samples.png", picture)
         at.tracker.picture("samples.png", picture)
-        card = {"sampler": str(self.sampler), "seed": self.seed, "count": self.count}
+        card = {"sampler": str(down), "seed": self.seed, "count": self.count}
         if self.labels:
             card |= {"labels": self.labels}
         card |= {"captions": self.captions} if self.captions else {}
@@ -146,13 +150,6 @@ class Sample(Stage):
                 made = read_shard(file, name(0))
         Manifest.of(counts, made.shape, "uint8").write(at.out)
         return made
-
-
-def trained(model: Artifact, store: Store) -> Artifact:
-    """The training behind another average of a model."""
-    while model.address.startswith("average/"):
-        model = store.artifact(model.manifest["needs"]["model"])
-    return model
 
 
 def always_told(model: Artifact) -> str:

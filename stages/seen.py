@@ -83,6 +83,7 @@ def seen_sets(
 def least_level(corruption: Corruption, shape: Shape) -> float:
     """The largest std that A⁺ makes of the corruption's noise in any mode, found out on a few draws.
 
+    Of a mixture those may lack the noisiest part: what training finds of the rows themselves is what holds in the end.
     Raises ValueError: its operators have no modes that are known.
     """
     stretched = 0.0

@@ -61,7 +61,8 @@ def drawing(store: Store, found: Artifact) -> Drawing:
     from pipeline.engine.registry import Drawing
     from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
     from stages.conditioned import condition_of
-    from stages.sample import always_told, trained
+    from stages.ending import trained
+    from stages.sample import always_told
 
     files = {name: found.read(name) for name in (DESCRIPTION, WEIGHTS)}
     network = unpack(files.__getitem__)

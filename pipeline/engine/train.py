@@ -63,7 +63,7 @@ def train(make: Make, save: Save, at: Context, cadence: Cadence, examples: int |
         examples: how many there are, if that is known.
 
     Returns:
-        the last metrics.
+        the last metrics, and what the course found of its data.
 
     Raises:
         ValueError: what a worker said is wrong with the data or the configuration, which is not tried again; or so many
@@ -226,7 +226,7 @@ def _train(how: dict[str, Any]) -> dict[str, Any]:
     if rank == 0 or divided:
         for name, data in how["save"](course.state).items():
             write(name, data)
-    return {"metrics": last}
+    return {"metrics": {**last, **course.found}}
 
 
 def begin_alike(state: State, device: torch.device) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class Course:
 
     `names` gives the ids of examples by the indices that the batches have. `held` measures the averaged model on images
     that train nothing, for who watches: nothing comes of it, unlike of `validate`. `earlier` is what another run, which
-    this one goes on from, ended as: its tensors and numbers.
+    this one goes on from, ended as: its tensors and numbers. `found` are numbers of the data, which only who reads them
+    knows: they come along with the last metrics.
     """
 
     state: State
@@ -43,6 +44,7 @@ class Course:
     names: Names | None = None
     held: Callable[[nn.Module], float] | None = None
     earlier: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    found: Mapping[str, float] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Stand where the earlier run ended, unless this one has begun; once the state is divided, if it is to be."""

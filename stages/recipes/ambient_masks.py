@@ -11,10 +11,12 @@ from pipeline.backbones.backbone import Backbone
 from pipeline.diffusion.filling import Ask, Further
 from pipeline.diffusion.sample import Heun, Sampler
 from pipeline.graph import Scale, Step, step
+from pipeline.keys import Key
 from pipeline.metrics.judging import Judging
 from pipeline.objectives.masking import Masking
 from pipeline.physics.corruption import Clean, Corruption
 from pipeline.physics.masks import PixelMask
+from stages.ambient import SIGMA
 from stages.census import Census
 from stages.corrupt import Corrupt, Part
 from stages.images import Images
@@ -93,7 +95,8 @@ def ambient_masks(
         every = Part(test, None if count is None else clean + count, seed)
         unharmed = step(Corrupt(full, every, Clean(), seed), "data/unharmed", images.wide)
     rows = step(Corrupt(source, part, hiding, seed), "data/masked", images.wide)
-    by, known = (None, noise) if measured else (masks, masks.noise)
+    told = not masks.noiseless and SIGMA in masks.draw(images.shape, Key(seed))  # a mixture's rows each say their own
+    by, known = (None, noise) if measured else (masks, None if told else masks.noise)
     stored = [("clean", few), ("masked", rows), ("test", held)]
     looked = tuple(Stored(name, data) for name, data in stored if data is not None)
     census = step(Census(looked, seed), "census", images.wide)

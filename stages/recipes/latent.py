@@ -26,8 +26,8 @@ from stages.adopt import Adopt, Names, Weights
 from stages.ambient import Learned
 from stages.census import Census
 from stages.compare import Compare, Contestant, Shown
-from stages.contest import ending
 from stages.corrupt import Corrupt, Part
+from stages.ending import ending
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.finetune import Tune

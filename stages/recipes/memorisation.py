@@ -15,9 +15,9 @@ from pipeline.keys import Key
 from pipeline.metrics.judging import Judging
 from pipeline.physics.corruption import Noisy
 from stages.ambient import Learned, TrainAmbient
-from stages.contest import ending
 from stages.corrupt import Corrupt
 from stages.denoise import Denoise
+from stages.ending import ending
 from stages.images import Images
 from stages.noisy import Harm, noisy_sets
 from stages.train import Fit

@@ -29,7 +29,7 @@ def train(make, save, at: Context, cadence, examples=None) -> dict[str, float]:
     course.run()
     for name, content in save(course.state).items():
         at.out.write(name, content)
-    return {"images": course.state.images}
+    return {"images": course.state.images, **course.found}
 
 
 def installed(patch) -> None:
