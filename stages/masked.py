@@ -13,7 +13,7 @@ import torch
 
 from pipeline.backbones import unet
 from pipeline.backbones.backbone import Backbone
-from pipeline.data.bands import Allowed, banded
+from pipeline.data.bands import Allowed, Part, banded, heard
 from pipeline.data.damaged import HIDES
 from pipeline.data.hiding import MASK, Hidden, check_coverage, check_pairs, visible_moments
 from pipeline.data.manifest import Manifest, name
@@ -29,7 +29,7 @@ from pipeline.objectives.masking import Masking
 from pipeline.physics.corruption import Corruption
 from pipeline.physics.linear import shows
 from pipeline.store import Artifact
-from stages.ambient import SIGMA, Learned, Part, divided, told_noise, whole
+from stages.ambient import SIGMA, Learned, divided, told_noise, whole
 from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
 from stages.ending import LEAST
@@ -113,6 +113,7 @@ def course(stage: TrainMasked, sets: list[Artifact], device: torch.device) -> Co
     if stage.clean is not None:
         rows = Hidden(opened(sets[1], memory, columns), None)
         parts.append((rows, 0.0, Allowed(weight=stage.share or len(rows))))
+    parts = heard(parts, stage.fit.levels)
     readers = [rows for rows, *_ in parts if isinstance(rows, Hidden)]
     total, square, number = visible_moments(readers)
     check_coverage(number)

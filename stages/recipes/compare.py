@@ -19,7 +19,7 @@ from pipeline.metrics.judging import Judging
 from pipeline.objectives.ambient import Ambient, Weighting
 from pipeline.objectives.consistency import Consistent
 from stages.ambient import Learned, TrainAmbient
-from stages.contest import ending
+from stages.ending import ending
 from stages.evaluate import Evaluate
 from stages.extractors import extractor
 from stages.images import Images
