@@ -27,9 +27,11 @@ from pipeline.learning.course import Course
 from pipeline.learning.state import State, differing
 from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
 from pipeline.objectives.ambient import Ambient
+from pipeline.objectives.consistency import Consistent
 from pipeline.store import Artifact
 from stages.conditioned import columns_of, condition_of, taught
 from stages.corrupt import shape_of
+from stages.ending import LEAST
 from stages.layers import TURN, in_front, known, layers
 from stages.train import Fit, Trains, count, opened, reader, save
 
@@ -271,6 +273,7 @@ def learning(
         tf32=fit.tf32,
         names=mixed.ids,
         earlier=earlier,
+        found={} if isinstance(objective, Consistent) else {LEAST: min(where.low for *_, where in parts)},
     )
 
 

@@ -61,7 +61,7 @@ def drawing(store: Store, found: Artifact) -> Drawing:
     from pipeline.engine.registry import Drawing
     from pipeline.learning.weights import DESCRIPTION, WEIGHTS, unpack
     from stages.conditioned import condition_of
-    from stages.ending import trained
+    from stages.ending import least_of, trained
     from stages.sample import always_told
 
     files = {name: found.read(name) for name in (DESCRIPTION, WEIGHTS)}
@@ -81,4 +81,4 @@ def drawing(store: Store, found: Artifact) -> Drawing:
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise config.ConfigError(f"{found.address} draws no images by itself ({error}): name another model") from error
     packages = ("diffusers",) if b"diffusers_model" in files[DESCRIPTION] else ()
-    return Drawing(found.address, files, shape, told, always, packages)
+    return Drawing(found.address, files, shape, told, always, packages, least_of(found, store))

@@ -37,6 +37,7 @@ class Drawing:
         told: "label" or "caption" where it may be told what to show, else "".
         always: whether it must be.
         packages: which it needs beside those that every model does.
+        least: the σ below which it knows nothing, where samples end.
     """
 
     address: str
@@ -45,6 +46,7 @@ class Drawing:
     told: str = ""
     always: bool = False
     packages: Sequence[str] = ()
+    least: float = 0.0
 
     def save(self, folder: Path, model_id: str | None = None) -> None:
         """Write what `mlflow.pyfunc.load_model` reads: rows (n, seed, steps) in, images out, uint8 (n, *shape).
@@ -82,6 +84,7 @@ class Drawing:
                     signature=ModelSignature(Schema(rows), images),
                     pip_requirements=needs,
                     mlflow_model=Model(model_id=model_id),
+                    model_config={"least": self.least},
                     metadata={ADDRESS: self.address, SHAPE: str(list(self.shape))},
                 )
 

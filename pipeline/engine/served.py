@@ -6,6 +6,7 @@ that is told labels or captions may be given `label` or `caption`, too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Sampler(PythonModel):
         files = {Path(path).name: Path(path) for path in context.artifacts.values()}
         self.D = unpack(lambda name: files[name].read_bytes(), device)
         self.device = device
+        self.sampler = Heun(sigma_min=max(context.model_config["least"], Heun().sigma_min))
 
     def predict(self, context, model_input: pd.DataFrame, params=None):  # MLflow warns of other hints
         """The images of all rows, one row's after the other's. Raises MlflowException: nobody could draw those."""
@@ -49,7 +51,7 @@ class Sampler(PythonModel):
     def _drawn(self, row: dict[str, Any]) -> np.ndarray:
         row = {name: value for name, value in row.items() if value is not None and value == value}  # NaN: not given
         count = int(row["n"])
-        sampler = Heun(steps=int(row["steps"])) if "steps" in row else Heun()
+        sampler = replace(self.sampler, steps=int(row["steps"])) if "steps" in row else self.sampler
         condition = getattr(getattr(self.D.config, "backbone", None), "condition", None)
         cond = None
         for name in COLUMNS.keys() & row.keys():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
@@ -13,8 +15,9 @@ from mlflow.pyfunc import scoring_server
 from pipeline.backbones import adm
 from pipeline.backbones.condition import Labels
 from pipeline.diffusion.precond import EDM, Preconditioned
+from pipeline.diffusion.sample import Heun, samples
 from pipeline.engine.registry import Drawing
-from pipeline.learning.weights import pack
+from pipeline.learning.weights import pack, unpack
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +41,19 @@ def asked(tmp_path_factory):
         return said.status, json.loads(said.response)
 
     return ask
+
+
+def test_images_end_where_the_model_knows_nothing_more(tmp_path):
+    """An untrained network's denoiser is c_skip x: where sampling ends shows in every pixel."""
+    torch.manual_seed(0)
+    network = Preconditioned.Config((1, 4, 4), adm.Config(8, (1,), 1, (), embedding=16), EDM(sigma_data=0.5)).build()
+    Drawing("untrained/1", pack(network), (1, 4, 4), least=0.7).save(tmp_path / "model")
+    found = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame([{"n": 3, "seed": 5, "steps": 4}]))
+    D = unpack(pack(network).__getitem__)
+    ends = [samples(D, Heun(sigma_min=least, steps=4), (1, 4, 4), range(3), 5) for least in (0.7, Heun().sigma_min)]
+    whole = [((x.clamp(-1, 1) + 1) * 127.5).round().byte().numpy() for x in ends]
+    assert np.array_equal(found, whole[0])
+    assert not np.array_equal(found, whole[1])
 
 
 def test_images_come_as_numbers(asked):
