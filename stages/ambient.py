@@ -106,7 +106,7 @@ class TrainAmbient(Trains):
             low = max(self.objective.least(each.noise or 0.0), each.above or 0.0)
             if low and 1 - self.fit.levels.share_below(math.log(low)) < 1 / FINEST:
                 raise ValueError(
-                    f"rows with noise {each.noise:g} teach from σ = {low:.3g} only, where next to nothing is learned: "
+                    f"rows with noise {each.noise} teach from σ = {low:.3g} only, where next to nothing is learned: "
                     "look at the noise that they are said to hold"
                 )
         if self.onward is not None and (self.start is not None or self.unless is not None):

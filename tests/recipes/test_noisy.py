@@ -30,6 +30,7 @@ from pipeline.diffusion.sample import Ancestral, Heun
 from pipeline.graph import Context, Scale, Stage, step
 from pipeline.learning.weights import pack
 from pipeline.objectives.ambient import Ambient, Weighting
+from pipeline.objectives.consistency import Consistent
 from pipeline.store import Store
 from stages.ambient import Learned, TrainAmbient, course, divided, moments, told_noise, whole
 from stages.corrupt import load
@@ -288,6 +289,14 @@ def test_a_start_gives_its_weights_and_the_backbone_its_dropout():
         course(part, other, start, torch.device("cpu"))
 
 
+def test_a_training_of_noisy_rows_alone_says_where_it_ends_but_for_consistency():
+    part = [whole(InMemory(noisy_rows()), Learned(step(Rows()), NOISE), Ambient())]
+    asked = TrainAmbient((Learned(step(Rows()), NOISE),), TINY, Fit(images=64))
+    assert course(part, asked, None, torch.device("cpu")).found == {"least": pytest.approx(Ambient().least(NOISE))}
+    consistent = replace(asked, objective=Consistent())
+    assert course(part, consistent, None, torch.device("cpu")).found == {}
+
+
 def test_shifts_of_noisy_rows_are_refused():
     asked = TrainAmbient((Learned(step(Rows()), NOISE),), TINY, Fit(images=64, shift=1))
     with pytest.raises(ValueError, match="repeats edges"):
@@ -393,7 +402,7 @@ def test_where_clean_images_alone_teach_a_network_of_both_has_the_dropout_of_the
     mine = {node.label: node for node in graph.walk(ambient(harm=few))}["model"].stage
     assert mine.backbone == found["omni"]
     own = unet.Config(dropout=0.3, dropout_below=(0.4, 0.5))
-    assert networks(harm=few, backbone=own, methods="ambient,omni,truncated,clean_only")["omni"] == own
+    assert networks(harm=few, backbone=own)["omni"] == own, "and methods with rounds take it, too"
     for more in ({"harm": Harm(clean=0)}, {"consistency": 1.0}, {"harm": Harm(noisy="digits")}):
         assert {n.label: n for n in graph.walk(ambient(**more))}["model"].stage.backbone.dropout_below is None
 
@@ -413,7 +422,7 @@ def test_what_compare_finds_best_without_clean_images_is_what_sfbd_trains():
     [
         (lambda: Harm(clean=-1), "clean is -1"),
         (lambda: Harm(clean=1), "one image has no spread"),
-        (lambda: ambient(harm=Harm(noise=100.0)), "rows with noise 100 teach from σ = 115 only"),
+        (lambda: ambient(harm=Harm(noise=100.0)), "rows with noise 100.0 teach from σ = 115 only"),
         (lambda: compare(harm=Harm(noise=69.5), fit=LOUD), "sampling begins at sampler.sigma_max = 80"),
         (lambda: Harm(noise=0.0), "noise is 0.0"),
         (lambda: sfbd(harm=Harm(noisy="digits")), "noise of its own"),
