@@ -35,6 +35,7 @@ from stages.recipes.ambient_masks import ambient_masks
 from stages.recipes.gsure import gsure
 from stages.sample import Sample
 from stages.train import Fit
+from stages.verb_register import drawing
 
 TOY, FIT = mlp.Config(width=16, blocks=1), Fit(images=640, batch=32)
 HOW = {"count": 120, "test": 20, "samples": 2, "backbone": TOY, "fit": FIT}
@@ -115,6 +116,14 @@ def test_a_mixture_of_masks_teaches_each_row_above_its_own_noise(tmp_path):
     assert floors == {0.05, 0.5}
 
 
+def test_masked_rows_that_are_left_out_for_their_noise_count_in_no_spread(tmp_path):
+    masks = mixed((0.97, 0.05), (0.03, 30.0))
+    x0 = (torch.randn(400, 1, 4, 4, generator=Key(0).torch()) * 0.3).clamp(-1, 1)
+    asked = TrainMasked(step(Ingest(Digits(), (1, 4, 4))), masks, None, backbone=TOY, fit=FIT)
+    run = course(asked, [seen(tmp_path, masks, x0)], torch.device("cpu"))
+    assert run.state.model.config.precond.sigma_data == pytest.approx(0.3, rel=0.05)
+
+
 def test_noise_said_of_rows_that_each_have_their_own_is_refused(tmp_path):
     x0 = (torch.randn(200, 1, 4, 4, generator=Key(0).torch()) * 0.3).clamp(-1, 1)
     full = step(Ingest(Digits(), (1, 4, 4)))
@@ -136,3 +145,4 @@ def test_other_averages_and_notebooks_end_where_the_training_did(tmp_path, monke
     drawn = alone.made(step(Sample(average, 2), "samples"), store)["samples"]
     assert "sigma_min=0.5," in drawn.json("card.json")["sampler"]
     assert torch.equal(load(average.address, store).sample(2).x, rows(drawn).x())
+    assert drawing(store, store.artifact(average.address)).least == 0.5, "as a registered model"
